@@ -1,0 +1,30 @@
+//! What a user declares: containers, waits, networks, files, and what comes back (endpoints, failures).
+//!
+//! The first stage of the way of the data, *declare*. Everything here is plain data: it can be printed, compared,
+//! hashed, stored and sent as JSON (these types are the schema of the REST API). Nothing here does input or output,
+//! and nothing here knows which driver will run a declaration.
+
+mod container;
+mod configure;
+mod mount;
+mod resources;
+mod healthcheck;
+mod wait;
+mod network;
+mod reference;
+mod endpoint;
+mod module;
+mod failure;
+mod serial;
+
+pub use configure::Configure;
+pub use container::{Attachment, Container, GenericContainer, PullPolicy};
+pub use endpoint::{Endpoints, Port, Protocol, Published};
+pub use failure::{Failure, FailureKind, LogTail};
+pub use healthcheck::Healthcheck;
+pub use module::{Connection, Module};
+pub use mount::{File, FileContent, Mount, MountSource};
+pub use network::Network;
+pub use reference::{ImageReference, ImageSource, ReferenceError};
+pub use resources::{Resources, Ulimit};
+pub use wait::{HttpCheck, Pattern, ProbeProtocol, Stream, Wait, WaitKind};
