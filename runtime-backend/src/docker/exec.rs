@@ -1,0 +1,113 @@
+//! Further processes in a running container.
+
+use super::{DockerDriver, daemon_failure};
+use crate::driver::{Exec, ExecRequest, Exit, Result};
+use crate::wait::{Poll, poll};
+use bollard::Docker;
+use bollard::container::LogOutput;
+use bollard::exec::{StartExecOptions, StartExecResults};
+use bollard::models::ExecConfig;
+use futures_util::StreamExt;
+use shakedown_spec::{Failure, FailureKind, Stream};
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+use tokio::io::{AsyncWrite, AsyncWriteExt};
+use tokio::sync::oneshot;
+
+/// How long the daemon may take from the end of a process's output to telling its exit code.
+const SETTLE: Duration = Duration::from_secs(10);
+
+impl DockerDriver {
+    pub(crate) async fn run(&self, id: &str, request: ExecRequest) -> Result<Exec> {
+        let instance = self.instance(id)?;
+        let title = format!("`{}` could not be run in {}", request.argv.join(" "), instance.service);
+        let failed = |error| daemon_failure(FailureKind::ExecFailed, title.clone(), &error);
+        let config = ExecConfig {
+            attach_stdin: Some(request.stdin),
+            attach_stdout: Some(true),
+            attach_stderr: Some(true),
+            tty: Some(request.tty),
+            env: Some(request.env.iter().map(|(name, value)| format!("{name}={value}")).collect()),
+            cmd: Some(request.argv.clone()),
+            user: request.user.clone(),
+            working_dir: request.workdir.clone(),
+            ..ExecConfig::default()
+        };
+        let exec = self.inner.docker.create_exec(&instance.name, config).await.map_err(failed)?.id;
+        let options = StartExecOptions { detach: false, tty: request.tty, output_capacity: None };
+        let (output, input) =
+            match self.inner.docker.start_exec(&exec, Some(options)).await.map_err(failed)? {
+                StartExecResults::Attached { output, input } => (output, input),
+                StartExecResults::Detached => return Err(Failure::new(FailureKind::ExecFailed, title)),
+            };
+        let (ended, end) = oneshot::channel::<()>();
+        let output = output.map(|chunk| match chunk {
+            Ok(LogOutput::StdErr { message }) => Ok((Stream::Stderr, message)),
+            Ok(other) => Ok((Stream::Stdout, other.into_bytes())),
+            Err(error) => Err(io::Error::other(super::failures::words(&error))),
+        });
+        let beginning = Arc::new(OnceLock::new());
+        let noted = Arc::clone(&beginning);
+        // The sender goes with the stream, at its end or before.
+        let output =
+            futures_util::stream::unfold((output, ended, noted), |(mut output, ended, noted)| async {
+                let chunk = output.next().await?;
+                if let Ok((_, bytes)) = &chunk {
+                    let _ = noted.set(bytes.clone());
+                }
+                Some((chunk, (output, ended, noted)))
+            });
+        let docker = self.inner.docker.clone();
+        let exit = async move {
+            // Only the drop of the sender is awaited.
+            let _ = end.await;
+            let exit = exit_of(&docker, &exec).await?;
+            match beginning.get().and_then(|beginning| refusal(exit, beginning)) {
+                Some(reason) => Err(Failure::new(FailureKind::ExecFailed, title).fact("reason", reason)),
+                None => Ok(exit),
+            }
+        };
+        Ok(Exec { output: output.boxed(), stdin: request.stdin.then(|| feed(input)), exit: Box::pin(exit) })
+    }
+}
+
+/// The runtime's own words, if the command could not be started: the daemon sends them as the command's output, with the
+/// exit codes that shells use.
+fn refusal(exit: Exit, beginning: &[u8]) -> Option<String> {
+    let words = String::from_utf8_lossy(beginning);
+    let words = words.trim().strip_prefix("OCI runtime exec failed: ")?;
+    matches!(exit.code, 126 | 127).then(|| words.to_owned())
+}
+
+/// The daemon closes the output before it notes the exit, so its first answer may be "running".
+async fn exit_of(docker: &Docker, exec: &str) -> Result<Exit> {
+    let ended = poll(SETTLE, || async {
+        match docker.inspect_exec(exec).await {
+            Ok(state) => match state.exit_code {
+                Some(code) if state.running != Some(true) => Poll::Ready(code),
+                _ => Poll::NotYet("running".to_owned()),
+            },
+            Err(error) => Poll::Never(super::failures::words(&error)),
+        }
+    });
+    let code = ended.await.map_err(|missed| {
+        let title = "how a command in the container ended is not known";
+        Failure::new(FailureKind::ExecFailed, title).fact("reason", missed.status)
+    })?;
+    let code = i32::try_from(code).unwrap_or(-1);
+    Ok(Exit { code, signal: None, out_of_memory: false })
+}
+
+/// An input whose drop is its end: the daemon's connection is one for both directions, so the end has to be sent as a
+/// half-close.
+fn feed(mut input: Pin<Box<dyn AsyncWrite + Send>>) -> Pin<Box<dyn AsyncWrite + Send>> {
+    let (near, mut far) = tokio::io::duplex(64 << 10);
+    tokio::spawn(async move {
+        // A process that ends without reading its input is no error.
+        let _ = tokio::io::copy(&mut far, &mut input).await;
+        let _ = input.shutdown().await;
+    });
+    Box::pin(near)
+}

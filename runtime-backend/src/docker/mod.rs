@@ -1,0 +1,290 @@
+//! The Docker driver: any Docker-compatible socket, over bollard.
+//!
+//! Resolve, prepare and launch happen in the daemon; what is here translates declarations on the way in and answers
+//! on the way out. Everything the daemon is asked to make carries the session's label from its first instant, so that
+//! a later session finds what a dead one left.
+
+mod archive;
+mod declare;
+mod discover;
+mod exec;
+mod failures;
+mod files;
+mod forward;
+mod image;
+mod listeners;
+mod network;
+mod ports;
+mod process;
+
+pub use discover::{Candidate, Endpoint, candidates, connect_first};
+
+use crate::LogBook;
+use crate::driver::{Capability, Create, Driver, Exec, ExecRequest, Exit, Image, Progress, Result, Socket};
+use async_trait::async_trait;
+use bollard::Docker;
+use bollard::models::SystemInfo;
+use failures::{daemon_failure, is_gone};
+use ports::Reservations;
+use shakedown_spec::{Container, Endpoints, Failure, FailureKind, ImageSource, Network, PullPolicy};
+use std::collections::HashMap;
+use std::fmt;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::io::AsyncRead;
+use tokio::sync::watch;
+
+/// The label whose value is the session's name; on everything this driver makes.
+pub const SESSION_LABEL: &str = "org.shakedown.session";
+
+/// How long a daemon may take to say its version before it counts as not answering.
+const GREETING: Duration = Duration::from_secs(10);
+/// bollard's limit on the head of an answer. Podman sends the head of `wait` when the container has ended, so the
+/// limit may not be shorter than a container may live.
+const ANSWER_SECONDS: u64 = 24 * 3600;
+
+/// Runs containers in a Docker-compatible daemon.
+///
+/// Clones are the same driver.
+#[derive(Clone)]
+pub struct DockerDriver {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    docker: Docker,
+    endpoint: Endpoint,
+    session: String,
+    info: SystemInfo,
+    containers: Mutex<HashMap<String, Arc<Instance>>>,
+    /// Held while a network is looked up and made: before API 1.44 the daemon makes two networks of one name.
+    networks: Arc<tokio::sync::Mutex<()>>,
+    /// Held while an image is uploaded, so that two tests that start one image upload it once.
+    uploads: tokio::sync::Mutex<()>,
+}
+
+/// What the driver knows of a container it made.
+struct Instance {
+    /// The name in the daemon, `shakedown-<id>`.
+    name: String,
+    /// The service's name in messages.
+    service: String,
+    endpoints: Mutex<Endpoints>,
+    /// The host's ports from create to start.
+    reserved: Mutex<Reservations>,
+    /// Held while the daemon makes the container; removal waits for it.
+    making: Arc<tokio::sync::Mutex<()>>,
+    /// Process id of the first process and the daemon's id of the container, once started.
+    process: Mutex<Option<(i64, String)>>,
+    /// Set if the daemon publishes nothing for it.
+    internal: bool,
+    forwards: Mutex<forward::Forwards>,
+    exit: watch::Sender<Option<Result<Exit>>>,
+}
+
+impl DockerDriver {
+    /// Connects to the daemon at `endpoint` for the session of this name.
+    ///
+    /// # Errors
+    ///
+    /// The daemon does not answer there: [`FailureKind::NoDriver`], with the reason as its title.
+    pub async fn connect(endpoint: &Endpoint, session: &str) -> Result<Self> {
+        endpoint.probe().await.map_err(|reason| Failure::new(FailureKind::NoDriver, reason))?;
+        let greeting = async {
+            let docker = match endpoint {
+                Endpoint::Unix(path) => {
+                    let path = path.to_string_lossy();
+                    Docker::connect_with_unix(&path, ANSWER_SECONDS, bollard::API_DEFAULT_VERSION)?
+                }
+                Endpoint::Tcp { .. } => Docker::connect_with_http(
+                    &endpoint.to_string(),
+                    ANSWER_SECONDS,
+                    bollard::API_DEFAULT_VERSION,
+                )?,
+            };
+            let docker = docker.negotiate_version().await?;
+            let info = docker.info().await?;
+            Ok::<_, bollard::errors::Error>((docker, info))
+        };
+        let refused =
+            |reason: String| Failure::new(FailureKind::NoDriver, format!("{}: {reason}", endpoint.place()));
+        let (docker, info) = match tokio::time::timeout(GREETING, greeting).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(error)) => return Err(refused(failures::words(&error))),
+            Err(_) => return Err(refused(format!("no answer within {} s", GREETING.as_secs()))),
+        };
+        let inner = Inner {
+            docker,
+            endpoint: endpoint.clone(),
+            session: session.to_owned(),
+            info,
+            containers: Mutex::default(),
+            networks: Arc::default(),
+            uploads: tokio::sync::Mutex::default(),
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// The daemon's address.
+    #[must_use]
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.inner.endpoint
+    }
+
+    fn instance(&self, id: &str) -> Result<Arc<Instance>> {
+        let containers = self.inner.containers.lock().unwrap_or_else(PoisonError::into_inner);
+        containers.get(id).cloned().ok_or_else(|| {
+            Failure::new(FailureKind::NoSuchContainer, format!("there is no container `{id}`"))
+        })
+    }
+
+    /// The labels of everything this driver makes: the session's, and those by which Testcontainers' own tools list
+    /// what a test made.
+    fn labels(&self) -> HashMap<String, String> {
+        [
+            (SESSION_LABEL, self.inner.session.as_str()),
+            ("org.testcontainers", "true"),
+            ("org.testcontainers.lang", "rust"),
+        ]
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .into()
+    }
+}
+
+impl fmt::Debug for DockerDriver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DockerDriver").field("endpoint", &self.inner.endpoint).finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl Driver for DockerDriver {
+    fn name(&self) -> &'static str {
+        "docker"
+    }
+
+    fn description(&self) -> String {
+        let version = self.inner.info.server_version.as_deref().unwrap_or("of unknown version");
+        let system = self.inner.info.operating_system.as_deref().unwrap_or("unknown system");
+        format!("Docker {version} at {} ({system})", self.inner.endpoint.place())
+    }
+
+    fn capabilities(&self) -> Vec<Capability> {
+        capabilities(&self.inner.info)
+    }
+
+    async fn resolve(&self, source: &ImageSource, policy: PullPolicy, progress: Progress) -> Result<Image> {
+        self.resolve_image(source, policy, progress).await
+    }
+
+    async fn create_network(&self, network: &Network) -> Result<()> {
+        self.make_network(network).await
+    }
+
+    async fn remove_network(&self, key: &str) -> Result<()> {
+        self.drop_network(key).await
+    }
+
+    async fn create(&self, request: Create) -> Result<Endpoints> {
+        check_files(&request.container)?;
+        self.make_container(request).await
+    }
+
+    async fn start(&self, id: &str, log: Arc<LogBook>) -> Result<()> {
+        self.start_container(id, log).await
+    }
+
+    async fn exited(&self, id: &str) -> Result<Exit> {
+        let mut exit = self.instance(id)?.exit.subscribe();
+        let ended = exit.wait_for(Option::is_some).await;
+        ended.ok().and_then(|answer| answer.clone()).unwrap_or_else(|| {
+            Err(Failure::new(
+                FailureKind::NoSuchContainer,
+                format!("container `{id}` was removed before it started"),
+            ))
+        })
+    }
+
+    async fn kill(&self, id: &str, signal: &str) -> Result<()> {
+        self.signal(id, signal).await
+    }
+
+    async fn remove(&self, id: &str) -> Result<()> {
+        self.remove_container(id).await
+    }
+
+    async fn exec(&self, id: &str, request: ExecRequest) -> Result<Exec> {
+        self.run(id, request).await
+    }
+
+    async fn copy_in(&self, id: &str, path: &str, tar: Pin<Box<dyn AsyncRead + Send>>) -> Result<()> {
+        self.upload(id, path, tar).await
+    }
+
+    async fn copy_out(&self, id: &str, path: &str) -> Result<Pin<Box<dyn AsyncRead + Send>>> {
+        self.download(id, path).await
+    }
+
+    async fn listening(&self, id: &str, port: u16) -> Result<bool> {
+        self.listens(id, port).await
+    }
+
+    async fn connect(&self, id: &str, port: u16) -> std::io::Result<Box<dyn Socket>> {
+        self.dial(id, port).await
+    }
+
+    async fn sweep(&self, session: &str) -> Result<()> {
+        self.sweep_session(session).await
+    }
+}
+
+/// What the daemon says it can do. A daemon that says nothing is taken at its best.
+/// Why some files cannot be declared.
+const NAME_FILES: &str = "the engine mounts its own /etc/hosts, /etc/hostname and /etc/resolv.conf";
+
+/// Why files and a read-only root do not go together.
+const READ_ONLY_ROOT: &str = "the engine copies no files into a container whose root is read-only";
+
+/// Refuses files that would not be found in the container.
+fn check_files(container: &Container) -> Result<()> {
+    let title = || format!("the files for {} could not be copied", container.display_name());
+    if container.read_only && !container.files.is_empty() {
+        return Err(Failure::new(FailureKind::Unsupported, title())
+            .fact("reason", READ_ONLY_ROOT)
+            .hint("mount them: `.mount(Mount::bind(..).read_only())`"));
+    }
+    let names = ["/etc/hosts", "/etc/hostname", "/etc/resolv.conf"];
+    match container.files.iter().find(|file| names.contains(&file.path.as_str())) {
+        Some(file) => Err(Failure::new(FailureKind::Unsupported, title())
+            .fact("file", &file.path)
+            .fact("reason", NAME_FILES)
+            .hint("`.extra_host(..)` adds a line to /etc/hosts, `.hostname(..)` sets the name")),
+        None => Ok(()),
+    }
+}
+
+fn capabilities(info: &SystemInfo) -> Vec<Capability> {
+    let limit = |name: &str, there: Option<bool>, what: &str| Capability {
+        name: name.to_owned(),
+        missing: (there == Some(false))
+            .then(|| format!("the daemon has no {what} (see the warnings of `docker info`)")),
+    };
+    let always = |name: &str| Capability { name: name.to_owned(), missing: None };
+    vec![
+        limit("memory limit", info.memory_limit, "memory controller"),
+        limit("swap limit", info.swap_limit, "swap accounting"),
+        limit("cpu limit", info.cpu_cfs_quota, "CPU quota"),
+        limit("pids limit", info.pids_limit, "pids controller"),
+        always("networks"),
+        limit("outbound", info.ipv4_forwarding, "IPv4 forwarding"),
+        always("udp ports"),
+        always("fixed ports"),
+        always("exec as user"),
+        always("privileged"),
+        always("bind mounts"),
+        always("several users"),
+        Capability { name: "files on a read-only root".to_owned(), missing: Some(READ_ONLY_ROOT.to_owned()) },
+        Capability { name: "own hosts file".to_owned(), missing: Some(NAME_FILES.to_owned()) },
+    ]
+}

@@ -1,0 +1,77 @@
+//! Networks: one bridge for each key of the session.
+
+use super::{DockerDriver, daemon_failure, is_gone};
+use crate::driver::Result;
+use bollard::models::NetworkCreateRequest;
+use bollard::query_parameters::ListNetworksOptionsBuilder;
+use shakedown_spec::{Failure, FailureKind, Network};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+impl DockerDriver {
+    /// The name of a network in the daemon. Keys may hold what names may not, so they are spelled with a digest then.
+    pub(crate) fn network_name(&self, key: &str) -> String {
+        let plain = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
+        if key.chars().all(plain) && !key.is_empty() {
+            return format!("shakedown-{}-{key}", self.inner.session);
+        }
+        let digest =
+            super::archive::hex(ring::digest::digest(&ring::digest::SHA256, key.as_bytes()).as_ref());
+        format!("shakedown-{}-{}", self.inner.session, &digest[..16])
+    }
+
+    pub(crate) async fn make_network(&self, network: &Network) -> Result<()> {
+        let one_at_a_time = Arc::clone(&self.inner.networks).lock_owned().await;
+        let (driver, network) = (self.clone(), network.clone());
+        // In a task of its own that keeps the lock: a caller that goes away leaves no request half way, and a removal
+        // comes after.
+        let making = tokio::spawn(async move {
+            let made = driver.find_or_make(&network).await;
+            drop(one_at_a_time);
+            made
+        });
+        making.await.map_err(|error| Failure::new(FailureKind::Other, error.to_string()))?
+    }
+
+    async fn find_or_make(&self, network: &Network) -> Result<()> {
+        let name = self.network_name(&network.key);
+        let title = || format!("network `{}` could not be made", network.key);
+        let filters = HashMap::from([("name", vec![name.as_str()])]);
+        let options = ListNetworksOptionsBuilder::new().filters(&filters).build();
+        let listed = self.inner.docker.list_networks(Some(options)).await;
+        let listed = listed.map_err(|error| daemon_failure(FailureKind::Other, title(), &error))?;
+        // The filter matches any part of the name.
+        if listed.iter().any(|found| found.name.as_deref() == Some(&name)) {
+            return Ok(());
+        }
+        let mut labels = self.labels();
+        labels.extend(network.labels.clone());
+        let request = NetworkCreateRequest {
+            name,
+            driver: Some("bridge".to_owned()),
+            internal: Some(network.internal),
+            labels: Some(labels),
+            ..NetworkCreateRequest::default()
+        };
+        self.inner.docker.create_network(request).await.map(drop).map_err(|error| {
+            let failure = daemon_failure(FailureKind::LaunchFailed, title(), &error);
+            if super::failures::words(&error).contains("address pool") {
+                failure.hint("the daemon has no subnet left; `docker network prune` removes unused networks")
+            } else {
+                failure
+            }
+        })
+    }
+
+    pub(crate) async fn drop_network(&self, key: &str) -> Result<()> {
+        let _one_at_a_time = self.inner.networks.lock().await;
+        match self.inner.docker.remove_network(&self.network_name(key)).await {
+            Err(error) if !is_gone(&error) => Err(daemon_failure(
+                FailureKind::Other,
+                format!("network `{key}` could not be removed"),
+                &error,
+            )),
+            _ => Ok(()),
+        }
+    }
+}

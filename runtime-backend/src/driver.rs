@@ -1,0 +1,256 @@
+//! The boundary between what a test wants and how a container is run.
+//!
+//! A driver resolves images, makes networks, and creates, starts and removes containers. It knows sessions only as a
+//! name that everything it makes has to carry, so that a later session can find and remove what a dead one left.
+
+use crate::LogBook;
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use futures_util::stream::BoxStream;
+use serde::{Deserialize, Serialize};
+use shakedown_spec::{Container, Endpoints, Failure, Healthcheck, ImageSource, Network, PullPolicy, Stream};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+/// What a driver call gives, or why it does not.
+pub type Result<T> = std::result::Result<T, Failure>;
+
+/// Runs containers. All methods may be called at the same time from many tasks.
+///
+/// Ids are chosen by the caller *before* [`create`](Driver::create), so that the caller's guard exists before the
+/// container does; [`remove`](Driver::remove) of an id that was never created, or is removed already, succeeds.
+#[async_trait]
+pub trait Driver: Send + Sync + fmt::Debug {
+    /// `native` or `docker`.
+    fn name(&self) -> &'static str;
+
+    /// One line that says what this driver is here: version, socket, root or user.
+    fn description(&self) -> String;
+
+    /// What this driver can do on this machine, and the reason where it cannot.
+    fn capabilities(&self) -> Vec<Capability>;
+
+    /// Finds the image, fetching it if the policy says so. Nothing unverified is ever unpacked.
+    async fn resolve(&self, source: &ImageSource, policy: PullPolicy, progress: Progress) -> Result<Image>;
+
+    /// Makes the network if it is not there. Networks are told apart by key within the session.
+    async fn create_network(&self, network: &Network) -> Result<()>;
+
+    /// Removes the network; one that is not there is no error.
+    async fn remove_network(&self, key: &str) -> Result<()>;
+
+    /// Makes the container without starting it: file system, declared files, ports. The ports are final.
+    async fn create(&self, request: Create) -> Result<Endpoints>;
+
+    /// Starts the first process; its output goes to `log`, which is closed after the last byte.
+    async fn start(&self, id: &str, log: Arc<LogBook>) -> Result<()>;
+
+    /// Resolves when the first process has ended. Several callers may wait; a later caller gets the same answer.
+    async fn exited(&self, id: &str) -> Result<Exit>;
+
+    /// Sends a signal to the first process.
+    async fn kill(&self, id: &str, signal: &str) -> Result<()>;
+
+    /// Removes the container and everything made for it, killing it first if it runs.
+    async fn remove(&self, id: &str) -> Result<()>;
+
+    /// Runs a further process in the container.
+    async fn exec(&self, id: &str, request: ExecRequest) -> Result<Exec>;
+
+    /// Unpacks a tar stream at the directory `path` of the container, created or running.
+    async fn copy_in(&self, id: &str, path: &str, tar: Pin<Box<dyn AsyncRead + Send>>) -> Result<()>;
+
+    /// A tar stream with one top entry: the file or directory at `path` of the container.
+    async fn copy_out(&self, id: &str, path: &str) -> Result<Pin<Box<dyn AsyncRead + Send>>>;
+
+    /// Whether something listens on this TCP port, asked inside the container's network.
+    async fn listening(&self, id: &str, port: u16) -> Result<bool>;
+
+    /// Connects to a TCP port of the container, published or not where the driver can.
+    ///
+    /// # Errors
+    ///
+    /// The error of the connection attempt, such as "connection refused".
+    async fn connect(&self, id: &str, port: u16) -> std::io::Result<Box<dyn Socket>>;
+
+    /// Resolves when the driver has lost what it runs containers with, and every container with it: a new session is
+    /// the way out. Never, for a driver that can connect again.
+    async fn lost(&self) {
+        std::future::pending::<()>().await;
+    }
+
+    /// Removes whatever a dead session of this name left behind.
+    async fn sweep(&self, session: &str) -> Result<()>;
+}
+
+/// A byte stream to a service.
+pub trait Socket: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Socket for T {}
+
+/// What a driver can or cannot do here.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Capability {
+    /// A stable name, such as `memory limit`.
+    pub name: String,
+    /// Why it is missing; `None` means it is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub missing: Option<String>,
+}
+
+/// Called with each step of getting an image: layer or blob, bytes done, bytes in all.
+pub type Progress = Arc<dyn Fn(&str, u64, u64) + Send + Sync>;
+
+/// A resolved image.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Image {
+    /// The digest of its configuration, `sha256:…`: Docker's image id.
+    pub id: String,
+    /// How it was asked for.
+    pub reference: String,
+    /// What it says about its containers.
+    pub config: ImageConfig,
+}
+
+/// What an image says about its containers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ImageConfig {
+    /// `NAME=value` pairs.
+    pub env: Vec<String>,
+    /// Entry point.
+    pub entrypoint: Vec<String>,
+    /// Command.
+    pub command: Vec<String>,
+    /// User, empty for root.
+    pub user: String,
+    /// Working directory, empty for `/`.
+    pub workdir: String,
+    /// Ports as `6379/tcp`.
+    pub exposed: Vec<String>,
+    /// Paths that want to be volumes.
+    pub volumes: Vec<String>,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Signal to stop with.
+    pub stop_signal: Option<String>,
+    /// Health check.
+    pub healthcheck: Option<Healthcheck>,
+}
+
+/// Everything a driver needs to make a container.
+#[derive(Clone, Debug)]
+pub struct Create {
+    /// The id, unique on this machine: letters, digits and `-`.
+    pub id: String,
+    /// The session it belongs to.
+    pub session: String,
+    /// The declaration. Host paths in it are absolute.
+    pub container: Container,
+    /// Its image, resolved by the same driver.
+    pub image: Image,
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exit {
+    /// The exit code; 128 plus the signal's number if a signal ended it, as shells count.
+    pub code: i32,
+    /// The signal that ended it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signal: Option<i32>,
+    /// Whether the kernel killed a process of the container for its use of memory.
+    #[serde(default)]
+    pub out_of_memory: bool,
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.out_of_memory, self.signal) {
+            (true, _) => write!(f, "killed for its use of memory (code {})", self.code),
+            (false, Some(signal)) => write!(f, "killed by signal {signal}"),
+            (false, None) => write!(f, "code {}", self.code),
+        }
+    }
+}
+
+/// A further process to run in a container.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ExecRequest {
+    /// The argument vector; the first is looked up in the container's `PATH`.
+    pub argv: Vec<String>,
+    /// Environment variables, on top of the container's.
+    pub env: BTreeMap<String, String>,
+    /// `user`, `uid`, `user:group` or `uid:gid`; the container's when unset.
+    pub user: Option<String>,
+    /// Working directory; the container's when unset.
+    pub workdir: Option<String>,
+    /// Whether [`Exec::stdin`] is wanted; otherwise the process reads an empty input.
+    pub stdin: bool,
+    /// Whether the process gets a terminal; its output is then one stream.
+    pub tty: bool,
+}
+
+impl ExecRequest {
+    /// A request for `argv` with everything else as the container has it.
+    pub fn of<S: Into<String>>(argv: impl IntoIterator<Item = S>) -> Self {
+        Self { argv: argv.into_iter().map(Into::into).collect(), ..Self::default() }
+    }
+}
+
+/// A running further process. Dropping it does not end the process; the container's removal does.
+pub struct Exec {
+    /// Its output as it comes; ends when the process has closed both streams.
+    pub output: BoxStream<'static, std::io::Result<(Stream, Bytes)>>,
+    /// Its input, if asked for; dropping it is the end of the input.
+    pub stdin: Option<Pin<Box<dyn AsyncWrite + Send>>>,
+    /// How it ended; resolves after the output has ended.
+    pub exit: BoxFuture<'static, Result<Exit>>,
+}
+
+impl fmt::Debug for Exec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Exec").finish_non_exhaustive()
+    }
+}
+
+/// A finished further process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExecOutput {
+    /// Standard output.
+    pub stdout: Vec<u8>,
+    /// Standard error.
+    pub stderr: Vec<u8>,
+    /// How it ended.
+    pub exit: Exit,
+}
+
+impl Exec {
+    /// Reads the output to its end and waits for the process; the input is closed at once.
+    ///
+    /// # Errors
+    ///
+    /// The output could not be read, or the process's end could not be learnt.
+    pub async fn collect(mut self) -> Result<ExecOutput> {
+        use futures_util::StreamExt;
+        drop(self.stdin.take());
+        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+        while let Some(chunk) = self.output.next().await {
+            match chunk {
+                Ok((Stream::Stdout, bytes)) => stdout.extend_from_slice(&bytes),
+                Ok((Stream::Stderr, bytes)) => stderr.extend_from_slice(&bytes),
+                Err(error) => {
+                    let title = "the output of a command in the container could not be read";
+                    let kind = shakedown_spec::FailureKind::ExecFailed;
+                    return Err(Failure::new(kind, title).fact("reason", error.to_string()));
+                }
+            }
+        }
+        Ok(ExecOutput { stdout, stderr, exit: self.exit.await? })
+    }
+}

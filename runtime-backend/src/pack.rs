@@ -1,0 +1,82 @@
+//! Declared files as one tar stream: how files get into a container before it starts, whichever driver makes it.
+
+use shakedown_spec::{File, FileContent};
+use std::fs::{self, Metadata};
+use std::io::{self, Write};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::Path;
+
+/// Writes the declared files as one archive; an error comes with the path it is about.
+pub(crate) fn pack(files: &[File], out: impl Write) -> std::result::Result<(), (String, io::Error)> {
+    let mut tar = tar::Builder::new(out);
+    for file in files {
+        let target = Path::new(file.path.trim_start_matches('/'));
+        let packed = match &file.content {
+            FileContent::Bytes(bytes) => {
+                let mut header = header(file, tar::EntryType::Regular, file.mode.unwrap_or(0o644), now());
+                header.set_size(bytes.len() as u64);
+                tar.append_data(&mut header, target, &bytes[..]).map_err(|error| (file.path.clone(), error))
+            }
+            // The path itself may be a link to what is meant; links inside a tree are kept.
+            FileContent::Host(source) => fs::canonicalize(source)
+                .map_err(|error| (source.clone(), error))
+                .and_then(|source| pack_tree(&mut tar, file, &source, target)),
+        };
+        packed?;
+    }
+    tar.finish().map_err(|error| ("the archive".to_owned(), error))
+}
+
+fn pack_tree(
+    tar: &mut tar::Builder<impl Write>,
+    file: &File,
+    source: &Path,
+    target: &Path,
+) -> std::result::Result<(), (String, io::Error)> {
+    let about = |error: io::Error| (source.display().to_string(), error);
+    let metadata = fs::symlink_metadata(source).map_err(about)?;
+    let kind = metadata.file_type();
+    if kind.is_dir() {
+        let mut header = header(file, tar::EntryType::Directory, metadata.mode() & 0o7777, mtime(&metadata));
+        tar.append_data(&mut header, target, io::empty()).map_err(about)?;
+        let mut names: Vec<_> =
+            fs::read_dir(source).and_then(Iterator::collect::<io::Result<Vec<_>>>).map_err(about)?;
+        names.sort_by_key(fs::DirEntry::file_name);
+        return names
+            .into_iter()
+            .try_for_each(|entry| pack_tree(tar, file, &entry.path(), &target.join(entry.file_name())));
+    }
+    if kind.is_symlink() {
+        let mut header = header(file, tar::EntryType::Symlink, 0o777, mtime(&metadata));
+        let link = fs::read_link(source).map_err(about)?;
+        return tar.append_link(&mut header, target, link).map_err(about);
+    }
+    if kind.is_socket() || kind.is_fifo() || kind.is_block_device() || kind.is_char_device() {
+        return Err(about(io::Error::other("is neither a file, a directory nor a symbolic link")));
+    }
+    let mode = file.mode.unwrap_or(metadata.mode() & 0o7777);
+    let mut header = header(file, tar::EntryType::Regular, mode, mtime(&metadata));
+    let opened = fs::File::open(source).map_err(about)?;
+    header.set_size(metadata.len());
+    // A file that grows meanwhile is cut at the size its header says.
+    tar.append_data(&mut header, target, io::Read::take(opened, metadata.len())).map_err(about)
+}
+
+fn header(file: &File, kind: tar::EntryType, mode: u32, mtime: u64) -> tar::Header {
+    let mut header = tar::Header::new_gnu();
+    header.set_entry_type(kind);
+    header.set_mode(mode);
+    header.set_uid(file.uid.into());
+    header.set_gid(file.gid.into());
+    header.set_mtime(mtime);
+    header.set_size(0);
+    header
+}
+
+fn mtime(metadata: &Metadata) -> u64 {
+    metadata.mtime().try_into().unwrap_or(0)
+}
+
+fn now() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
