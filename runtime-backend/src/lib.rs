@@ -5,6 +5,7 @@
 
 pub mod detect;
 pub mod docker;
+pub mod native;
 pub mod driver;
 pub mod logbook;
 pub mod wait;

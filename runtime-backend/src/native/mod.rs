@@ -1,0 +1,3 @@
+//! The native driver: images first.
+
+pub mod image;
