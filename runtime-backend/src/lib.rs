@@ -1,13 +1,13 @@
 //! Runs containers: the stages *resolve*, *prepare*, *launch* and *wait*.
 //!
-//! Two drivers stand behind one trait: the bundled runtime, and [`docker`], any Docker-compatible socket.
+//! Two drivers stand behind one trait: [`native`], the bundled runtime, and [`docker`], any Docker-compatible socket.
 //! Nothing above [`driver`] mentions Docker, mounts or namespaces; nothing below it mentions tests.
 
 pub mod detect;
 pub mod docker;
-pub mod native;
 pub mod driver;
 pub mod logbook;
+pub mod native;
 pub mod wait;
 mod pack;
 mod sockets;

@@ -1,0 +1,262 @@
+//! The container's first process: from a clone of the launcher to the container's program.
+
+use super::mounts::{self, Root};
+use super::{Launched, Program, Trouble, Trying, World};
+use crate::native::sys::{self, Called, Stack};
+use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Spec};
+use rustix::fs::OFlags;
+use rustix::mount::{MountAttrFlags, MountPropagationFlags, UnmountFlags};
+use rustix::thread::LinkNameSpaceType;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
+
+/// One step of the new process.
+type Step = fn(&Init<'_>) -> Result<(), Trouble>;
+
+/// The steps of the new process, in order; their number is what failure messages count.
+const STEPS: [Step; 9] = [
+    |init| init.map_ids(),
+    |init| init.isolate_mounts(),
+    |init| init.mount_all(),
+    |init| init.cover_paths(),
+    |init| init.change_root(),
+    |init| init.name_host(),
+    |init| init.set_parameters(),
+    |init| init.connect_streams(),
+    |init| init.join_groups(),
+];
+
+/// Starts the container's first process.
+///
+/// The calling process must have one thread; it stands still until the program is executed, or is known not to be.
+pub(crate) fn launch(
+    spec: &Spec,
+    program: &Program,
+    world: &World<'_>,
+    stack: &Stack,
+) -> Result<Launched, Trouble> {
+    let init = Init { spec, program, world };
+    let mut trouble = None;
+    // The network namespace is inherited: a process in a user namespace of its own has no right to join it.
+    let joined = enter_network(world.network);
+    let child = joined.and_then(|()| {
+        sys::clone_vfork(init.namespaces(), stack, || {
+            trouble = Some(init.run());
+            127
+        })
+        .call(|| format!("clone({:#x})", init.namespaces()))
+        .trying(|| "make the container's namespaces".to_owned())
+    });
+    if enter_network(world.network.map(|_| world.home)).is_err() {
+        // A launcher that cannot go back would make everything else in there: better none.
+        std::process::abort();
+    }
+    let child = child?;
+    match trouble {
+        None => Ok(child),
+        Some(trouble) => {
+            super::super::reap::collect(&child.pidfd);
+            Err(trouble)
+        }
+    }
+}
+
+fn enter_network(namespace: Option<BorrowedFd<'_>>) -> Result<(), Trouble> {
+    let Some(namespace) = namespace else { return Ok(()) };
+    rustix::thread::move_into_link_name_space(namespace, Some(LinkNameSpaceType::Network))
+        .call(|| "setns(…, CLONE_NEWNET)".to_owned())
+        .trying(|| "enter the container's network".to_owned())
+}
+
+/// Everything the new process reads; it lives in the launcher's memory.
+struct Init<'a> {
+    spec: &'a Spec,
+    program: &'a Program,
+    world: &'a World<'a>,
+}
+
+impl Init<'_> {
+    /// The namespaces the spec asks for that are not joined.
+    fn namespaces(&self) -> i32 {
+        let linux = self.spec.linux().as_ref();
+        let list = linux.and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
+        list.iter().fold(0, |flags, namespace| {
+            flags
+                | match namespace.typ() {
+                    LinuxNamespaceType::Mount => libc::CLONE_NEWNS,
+                    // With a group to join, the namespace is made after joining it: its root is where one is then.
+                    LinuxNamespaceType::Cgroup if self.world.cgroups.is_empty() => libc::CLONE_NEWCGROUP,
+                    LinuxNamespaceType::Uts => libc::CLONE_NEWUTS,
+                    LinuxNamespaceType::Ipc => libc::CLONE_NEWIPC,
+                    LinuxNamespaceType::User => libc::CLONE_NEWUSER,
+                    LinuxNamespaceType::Pid => libc::CLONE_NEWPID,
+                    LinuxNamespaceType::Network if self.world.network.is_none() => libc::CLONE_NEWNET,
+                    _ => 0,
+                }
+        })
+    }
+
+    fn has_namespace(&self, kind: LinuxNamespaceType) -> bool {
+        let linux = self.spec.linux().as_ref();
+        linux.and_then(|linux| linux.namespaces().as_ref()).into_iter().flatten().any(|n| n.typ() == kind)
+    }
+
+    fn run(&self) -> Trouble {
+        let count = STEPS.len() + 1;
+        for (number, step) in STEPS.iter().enumerate() {
+            if let Err(trouble) = step(self) {
+                return Trouble { step: Some((number + 1, count)), ..trouble };
+            }
+        }
+        let Err(trouble) = self.program.run();
+        Trouble { step: Some((count, count)), ..trouble }
+    }
+
+    fn root(&self) -> Root<'_> {
+        Root::new(self.world.root)
+    }
+
+    /// Last, because from here on a small limit slows this process, and the launcher waits for it.
+    fn join_groups(&self) -> Result<(), Trouble> {
+        for cgroup in &self.world.cgroups {
+            rustix::io::write(cgroup, b"0")
+                .call(|| "write(cgroup.procs, \"0\")".to_owned())
+                .trying(|| "join the control group".to_owned())?;
+        }
+        if !self.world.cgroups.is_empty() && self.has_namespace(LinuxNamespaceType::Cgroup) {
+            sys::unshare_cgroup()
+                .call(|| "unshare(CLONE_NEWCGROUP)".to_owned())
+                .trying(|| "hide the host's control groups".to_owned())?;
+        }
+        Ok(())
+    }
+
+    /// A process in a new user namespace may map its own id, and no other (user_namespaces(7)).
+    fn map_ids(&self) -> Result<(), Trouble> {
+        let Some(linux) = self.spec.linux() else { return Ok(()) };
+        let single = |mappings: &Option<Vec<LinuxIdMapping>>| {
+            mappings.iter().flatten().next().map(|m| format!("{} {} 1", m.container_id(), m.host_id()))
+        };
+        let (Some(uid), Some(gid)) = (single(linux.uid_mappings()), single(linux.gid_mappings())) else {
+            return Ok(());
+        };
+        let write = |file: &str, text: &str| {
+            std::fs::write(format!("/proc/self/{file}"), text).map_err(|error| {
+                Trouble::new(
+                    "map ids into the container",
+                    format!("writing `{text}` to /proc/self/{file}: {error}"),
+                )
+            })
+        };
+        write("setgroups", "deny")?;
+        write("uid_map", &uid)?;
+        write("gid_map", &gid)
+    }
+
+    /// Nothing mounted from here on may be seen outside, and nothing mounted outside afterwards in here.
+    fn isolate_mounts(&self) -> Result<(), Trouble> {
+        rustix::mount::mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)
+            .call(|| "mount(NULL, \"/\", NULL, MS_REC|MS_SLAVE, NULL)".to_owned())
+            .trying(|| "make the container's mounts its own".to_owned())?;
+        mounts::attach_root(self.world.root)
+            .call(|| "move_mount(root, \"\", AT_FDCWD, \"/\", MOVE_MOUNT_F_EMPTY_PATH)".to_owned())
+            .trying(|| "attach the container's root".to_owned())
+    }
+
+    fn mount_all(&self) -> Result<(), Trouble> {
+        let root = self.root();
+        let mut binds = self.world.binds.iter();
+        for mount in self.spec.mounts().iter().flatten() {
+            let bind = if mounts::is_bind(mount) { binds.next() } else { None };
+            root.mount(mount, bind)?;
+        }
+        let owns_dev = self
+            .spec
+            .mounts()
+            .iter()
+            .flatten()
+            .any(|m| m.destination() == Path::new("/dev") && !mounts::is_bind(m));
+        // A `/dev` that is a part of the host has what it has.
+        if !owns_dev {
+            return Ok(());
+        }
+        let linux = self.spec.linux().as_ref();
+        for device in linux.and_then(|linux| linux.devices().as_deref()).unwrap_or_default() {
+            root.device(device, self.world.devices)?;
+        }
+        root.default_links()
+    }
+
+    fn cover_paths(&self) -> Result<(), Trouble> {
+        let Some(linux) = self.spec.linux() else { return Ok(()) };
+        let root = self.root();
+        for path in linux.readonly_paths().iter().flatten() {
+            root.protect(Path::new(path))?;
+        }
+        let masked = linux.masked_paths().as_deref().unwrap_or_default();
+        if masked.is_empty() {
+            return Ok(());
+        }
+        masked.iter().try_for_each(|path| root.mask(Path::new(path)))
+    }
+
+    /// `pivot_root(".", ".")` stacks the old root on the new one, from where it is detached: pivot_root(2), NOTES.
+    fn change_root(&self) -> Result<(), Trouble> {
+        let doing = || "make the container's root its only root".to_owned();
+        let read_only = self.spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false);
+        let mut attributes = MountAttrFlags::empty();
+        attributes.set(MountAttrFlags::MOUNT_ATTR_RDONLY, read_only);
+        attributes.set(MountAttrFlags::MOUNT_ATTR_NODEV, self.world.dead_nodes);
+        sys::mount_set_attributes(self.world.root, attributes.bits().into(), false)
+            .call(|| format!("mount_setattr(root, {attributes:?})"))
+            .trying(doing)?;
+        rustix::process::fchdir(self.world.root).call(|| "fchdir(root)".to_owned()).trying(doing)?;
+        rustix::process::pivot_root(".", ".").call(|| "pivot_root(\".\", \".\")".to_owned()).trying(doing)?;
+        rustix::mount::unmount(".", UnmountFlags::DETACH)
+            .call(|| "umount2(\".\", MNT_DETACH)".to_owned())
+            .trying(doing)?;
+        rustix::process::chdir("/").call(|| "chdir(\"/\")".to_owned()).trying(doing)
+    }
+
+    fn name_host(&self) -> Result<(), Trouble> {
+        if let Some(name) = self.spec.hostname() {
+            rustix::system::sethostname(name.as_bytes())
+                .call(|| format!("sethostname({name:?})"))
+                .trying(|| format!("set the host name `{name}`"))?;
+        }
+        if let Some(name) = self.spec.domainname() {
+            rustix::system::setdomainname(name.as_bytes())
+                .call(|| format!("setdomainname({name:?})"))
+                .trying(|| format!("set the domain name `{name}`"))?;
+        }
+        Ok(())
+    }
+
+    fn set_parameters(&self) -> Result<(), Trouble> {
+        let sysctls = self.spec.linux().as_ref().and_then(|linux| linux.sysctl().as_ref());
+        for (key, value) in sysctls.into_iter().flatten() {
+            self.set_sysctl(key, value)
+                .call(|| format!("write(\"/proc/sys/{}\", {value:?})", key.replace('.', "/")))
+                .trying(|| format!("set the kernel parameter `{key}`"))?;
+        }
+        self.program.set_limits()
+    }
+
+    /// `/proc/sys` is read-only by now, so the parameter is written through a procfs of this process's own, which
+    /// nobody can have mounted anything on (CVE-2025-52881).
+    fn set_sysctl(&self, key: &str, value: &str) -> Result<(), rustix::io::Errno> {
+        use rustix::mount::{FsMountFlags, FsOpenFlags, fsconfig_create, fsmount, fsopen};
+        let context = fsopen("proc", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        fsconfig_create(&context)?;
+        let proc = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
+        let path = format!("sys/{}", key.replace('.', "/"));
+        let file = mounts::resolve(proc.as_fd(), Path::new(&path), OFlags::WRONLY | OFlags::CLOEXEC)?;
+        rustix::io::write(&file, value.as_bytes()).map(drop)
+    }
+
+    fn connect_streams(&self) -> Result<(), Trouble> {
+        // A process group and session of its own: a signal to the launcher's group is none of the container's.
+        let _ = rustix::process::setsid();
+        Program::take_streams(&self.world.stdio)
+    }
+}

@@ -1,0 +1,29 @@
+//! The launcher: the one process of a session that makes containers, and whose end ends them all.
+//!
+//! ```text
+//! keeper ──fork──► launcher (pid 1 of the session's pid namespace; own mount, network, ipc namespaces;
+//!    │               │          as an ordinary user also a user namespace)
+//!    │  seqpacket    ├──clone──► container: init, …
+//!    │◄─────────────►├──clone──► container: init, …
+//!    │               └──fork───► worker: unpacks a layer, copies files, and ends
+//! ```
+//!
+//! It has one thread and little memory, so clones of it are cheap and sound. It ends when its socket to the keeper
+//! reports the keeper's end, however that came about; the kernel then kills everything in its pid namespace, and with
+//! the last process its mounts, networks and tmpfs file systems go as well.
+
+mod files;
+mod handle;
+mod identity;
+mod protocol;
+mod serve;
+mod start;
+mod unpack;
+mod worker;
+
+pub use handle::Launcher;
+pub(crate) use handle::{Child, Handle, receiving_pipe, sending_pipe};
+pub(crate) use identity::Identity;
+pub(crate) use protocol::{Job, Reply, Request, WrittenFile};
+pub use start::launcher_main;
+pub(crate) use unpack::MappedUnpacker;

@@ -1,0 +1,113 @@
+//! What keeper and launcher say to each other, over a `SOCK_SEQPACKET` socket pair.
+//!
+//! ```text
+//! keeper                                launcher
+//!   Hello ──────────────────────────────► (namespaces are ready, ids are mapped)
+//!   ◄────────────────────────── Reply::Done
+//!   Request {seq} + descriptors ────────►
+//!   ◄───────────── Reply {seq} + descriptors
+//!   ◄──────────────────── Exited {child}   at any time after the child's Reply::Started
+//! ```
+//!
+//! Messages are JSON; descriptors travel beside them. A request is answered once, in order.
+
+use crate::native::image::UnpackOptions;
+use crate::native::launch::Trouble;
+use oci_spec::runtime::{Process, Spec};
+use serde::{Deserialize, Serialize};
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+
+/// The largest message; larger declarations are refused by the sender.
+pub(super) const LARGEST: usize = 200 << 10;
+/// The most descriptors beside one message.
+pub(super) const MOST_DESCRIPTORS: usize = 24;
+
+/// From the keeper.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Envelope {
+    pub(super) seq: u64,
+    pub(super) request: Request,
+}
+
+/// What the keeper asks for.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Request {
+    /// Ids are mapped; get ready. `scratch` is a directory to mount on where a kernel needs a path.
+    Hello { scratch: PathBuf },
+    /// Mount the root file system and make the network of a container, and read `paths` of it. Answered by `Prepared`.
+    Prepare {
+        id: String,
+        layers: Vec<PathBuf>,
+        networks: Vec<String>,
+        own_network: bool,
+        paths: Vec<PathBuf>,
+    },
+    /// Read a file of a container, at most 48 KiB. Answered by `Text`, empty if there is no such file.
+    Read { id: String, paths: Vec<PathBuf> },
+    /// Write files of a container.
+    Write { id: String, files: Vec<WrittenFile> },
+    /// Write `files` and start the first process. Descriptors: stdin, stdout, stderr, then control groups to join.
+    Start { id: String, spec: Box<Spec>, filter: Option<Vec<String>>, files: Vec<WrittenFile> },
+    /// Start a further process. Descriptors as for `Start`.
+    Exec { id: String, process: Box<Process>, filter: Option<Vec<String>> },
+    /// Send a signal to a child, named by its number in `Started`.
+    Signal { child: u64, signal: i32 },
+    /// Kill the container if it runs, unmount and forget it. Answered when its processes are gone.
+    Remove { id: String },
+    /// Make TCP sockets in the container's network. Answered with descriptors.
+    Sockets { id: String, count: usize },
+    /// Make a network. Answered by `Done`, also if it is there.
+    CreateNetwork { key: String },
+    /// Remove a network; one that is not there is no error.
+    RemoveNetwork { key: String },
+    /// Do a piece of work with files in a process of its own. Descriptors: the data's pipe or file, then a pipe to
+    /// which the outcome is written as JSON (`Result<(), Trouble>` or the job's own result).
+    Work { job: Job },
+}
+
+/// A file written into a container's root.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct WrittenFile {
+    pub(crate) path: PathBuf,
+    pub(crate) content: String,
+}
+
+/// A piece of work with files, done inside the launcher's namespaces.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Job {
+    /// Unpack a tar stream at a directory of the container.
+    CopyIn { id: String, path: PathBuf },
+    /// Write a tar stream with one entry, the file or directory at `path` of the container.
+    CopyOut { id: String, path: PathBuf },
+    /// Unpack an image layer into a new directory of the store.
+    /// The descriptor is the blob, of which `length` bytes from `offset` on are the layer.
+    Unpack { target: PathBuf, offset: u64, length: u64, options: Box<UnpackOptions> },
+    /// Remove a directory tree of the store.
+    RemoveTree { path: PathBuf },
+}
+
+/// From the launcher.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Message {
+    Reply { seq: u64, reply: Reply },
+    Exited { child: u64, code: i32, signal: Option<i32> },
+}
+
+/// The answer to a request.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Reply {
+    Done,
+    Prepared {
+        addresses: Vec<Ipv4Addr>,
+        texts: Vec<String>,
+    },
+    Text(Vec<String>),
+    /// With the process's pidfd beside it.
+    Started {
+        child: u64,
+    },
+    /// With the sockets beside it.
+    Sockets,
+    Trouble(Trouble),
+}

@@ -1,0 +1,584 @@
+//! The launcher process: one loop over the keeper's requests and the ends of its children.
+
+use super::Identity;
+use super::files;
+use super::protocol::{Envelope, Job, LARGEST, MOST_DESCRIPTORS, Message, Reply, Request, WrittenFile};
+use super::worker;
+use crate::native::launch::mounts::{is_bind, make_devices, open_bind};
+use crate::native::launch::{self, Joined, Joining, Program, Trouble, Trying, World};
+use crate::native::network::namespace::{ContainerNetwork, Networks};
+use crate::native::rootfs::Rootfs;
+use crate::native::seccomp::Policy;
+use crate::native::sys::{self, CallError, Called, Clone, Stack};
+use libc::sock_filter;
+use oci_spec::runtime::{Linux, LinuxNamespaceType, Process, Spec};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, fsconfig_create, fsmount, fsopen,
+};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags,
+};
+use rustix::process::{Signal, WaitId, WaitIdOptions, waitid};
+use std::collections::{BTreeMap, HashMap};
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::net::Ipv4Addr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+/// Runs the launcher until the keeper is gone; returns its exit code.
+pub(super) fn run(socket: OwnedFd, identity: Identity) -> i32 {
+    sys::reset_signals();
+    // The modes of what is made here are meant as they stand.
+    rustix::process::umask(Mode::empty());
+    // The keeper's end is seen at its socket. Should this process stand still just then, the kernel ends it.
+    if rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).is_err() {
+        return 1;
+    }
+    sys::overwrite_arguments("shakedown: launcher");
+    let mut buffer = vec![0; LARGEST];
+    let hello = receive(&socket, &mut buffer);
+    let Ok(Some((Envelope { seq, request: Request::Hello { scratch } }, _))) = hello else { return 1 };
+    match Server::new(&socket, identity, scratch) {
+        Ok(mut server) => {
+            if send(&socket, &Message::Reply { seq, reply: Reply::Done }, &[]).is_err() {
+                return 1;
+            }
+            server.serve(&mut buffer);
+            // Everything else in this pid namespace is killed by the kernel as this process ends.
+            0
+        }
+        Err(trouble) => {
+            let _ = send(&socket, &Message::Reply { seq, reply: Reply::Trouble(trouble) }, &[]);
+            1
+        }
+    }
+}
+
+/// The next request with its descriptors; `None` when the keeper is gone.
+fn receive(socket: &OwnedFd, bytes: &mut [u8]) -> Result<Option<(Envelope, Vec<OwnedFd>)>, CallError> {
+    let (length, descriptors) =
+        receive_message(socket.as_fd(), bytes).call(|| "recvmsg(keeper)".to_owned())?;
+    if length == 0 {
+        return Ok(None);
+    }
+    serde_json::from_slice(&bytes[..length])
+        .map(|envelope| Some((envelope, descriptors)))
+        .map_err(|_| CallError { call: "recvmsg(keeper)".to_owned(), errno: Errno::BADMSG })
+}
+
+/// One message and the descriptors beside it; length 0 when the other side is gone.
+pub(super) fn receive_message(
+    socket: BorrowedFd<'_>,
+    bytes: &mut [u8],
+) -> Result<(usize, Vec<OwnedFd>), Errno> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_DESCRIPTORS))];
+    let mut beside = RecvAncillaryBuffer::new(&mut space);
+    let received = loop {
+        let mut slices = [IoSliceMut::new(bytes)];
+        match rustix::net::recvmsg(socket, &mut slices, &mut beside, RecvFlags::CMSG_CLOEXEC) {
+            Err(Errno::INTR) => {}
+            other => break other?,
+        }
+    };
+    let mut descriptors = Vec::new();
+    for message in beside.drain() {
+        if let RecvAncillaryMessage::ScmRights(list) = message {
+            descriptors.extend(list);
+        }
+    }
+    Ok((received.bytes, descriptors))
+}
+
+/// Sends one message with descriptors beside it.
+pub(super) fn send_message(
+    socket: BorrowedFd<'_>,
+    bytes: &[u8],
+    beside: &[BorrowedFd<'_>],
+) -> Result<(), Errno> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_DESCRIPTORS))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !beside.is_empty() && !control.push(SendAncillaryMessage::ScmRights(beside)) {
+        return Err(Errno::TOOBIG);
+    }
+    rustix::net::sendmsg(socket, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL).map(drop)
+}
+
+fn send(socket: &OwnedFd, message: &Message, beside: &[BorrowedFd<'_>]) -> Result<(), Errno> {
+    let bytes = serde_json::to_vec(message).map_err(|_| Errno::INVAL)?;
+    if bytes.len() > LARGEST {
+        return Err(Errno::MSGSIZE);
+    }
+    send_message(socket.as_fd(), &bytes, beside)
+}
+
+/// One container.
+struct Container {
+    rootfs: Rootfs,
+    /// The mount of the root that is in the container's mount namespace, once it has one.
+    inner: Option<OwnedFd>,
+    network: Option<ContainerNetwork>,
+    init: Option<Init>,
+    /// The request to answer when the last process is gone.
+    removal: Option<u64>,
+}
+
+/// A container's first process, as further ones join it.
+struct Init {
+    child: u64,
+    pidfd: OwnedFd,
+    pids: OwnedFd,
+    namespaces: u32,
+}
+
+struct Server<'a> {
+    socket: &'a OwnedFd,
+    identity: Identity,
+    scratch: PathBuf,
+    stack: Stack,
+    /// A procfs of this pid namespace; the one at `/proc` counts processes as the host does.
+    proc: OwnedFd,
+    own_pids: OwnedFd,
+    networks: Networks,
+    /// Where the devices of containers are, if nodes can be made.
+    devices: Option<PathBuf>,
+    containers: BTreeMap<String, Container>,
+    children: BTreeMap<u64, Clone>,
+    /// Further processes on their way to their program, by the request to answer.
+    joining: BTreeMap<u64, Joining>,
+    started: u64,
+    filters: HashMap<Vec<String>, Vec<sock_filter>>,
+}
+
+/// What there is to do.
+struct Ready {
+    /// A request can be read.
+    request: bool,
+    /// Further processes that have executed their program, or could not.
+    joined: Vec<u64>,
+    /// Children that have ended.
+    ended: Vec<u64>,
+}
+
+/// What a request is answered with.
+type Answer = Result<(Reply, Vec<OwnedFd>), Trouble>;
+
+impl<'a> Server<'a> {
+    fn new(socket: &'a OwnedFd, identity: Identity, scratch: PathBuf) -> Result<Self, Trouble> {
+        let doing = || "set up the launcher".to_owned();
+        rustix::mount::mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)
+            .call(|| "mount(NULL, \"/\", NULL, MS_REC|MS_SLAVE, NULL)".to_owned())
+            .trying(doing)?;
+        let proc = own_proc()?;
+        let own_pids = open_in(&proc, "self/ns/pid").trying(doing)?;
+        let devices = (identity == Identity::Root).then(|| scratch.clone());
+        if let Some(directory) = &devices {
+            make_devices(directory)?;
+        }
+        Ok(Self {
+            socket,
+            identity,
+            scratch,
+            stack: Stack::new().call(|| "mmap(stack)".to_owned()).trying(doing)?,
+            proc,
+            own_pids,
+            networks: Networks::new()?,
+            devices,
+            containers: BTreeMap::new(),
+            children: BTreeMap::new(),
+            joining: BTreeMap::new(),
+            started: 0,
+            filters: HashMap::new(),
+        })
+    }
+
+    fn serve(&mut self, buffer: &mut [u8]) {
+        loop {
+            let ready = self.wait();
+            // Before the ends of children: a process that has ended at once is a child first.
+            for seq in ready.joined {
+                self.has_joined(seq);
+            }
+            for child in ready.ended {
+                self.child_ended(child);
+            }
+            if ready.request {
+                match receive(self.socket, buffer) {
+                    Ok(Some((envelope, descriptors))) => self.answer(envelope, descriptors),
+                    Ok(None) | Err(_) => return,
+                }
+            }
+        }
+    }
+
+    /// Waits for something to do; before standing still, makes a namespace for the next container.
+    fn wait(&mut self) -> Ready {
+        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let ready = self.poll(Some(&at_once));
+        if ready.request || !ready.ended.is_empty() || !ready.joined.is_empty() {
+            return ready;
+        }
+        self.networks.stock_up();
+        self.poll(None)
+    }
+
+    fn poll(&self, timeout: Option<&Timespec>) -> Ready {
+        let mut set = vec![PollFd::new(self.socket, PollFlags::IN)];
+        set.extend(self.joining.values().map(|joining| PollFd::new(joining.report(), PollFlags::IN)));
+        set.extend(self.children.values().map(|child| PollFd::new(&child.pidfd, PollFlags::IN)));
+        while let Err(Errno::INTR) = rustix::event::poll(&mut set, timeout) {}
+        let (joining, children) = set[1..].split_at(self.joining.len());
+        let ready = |fd: &PollFd<'_>| !fd.revents().is_empty();
+        let keys = self.joining.keys().zip(joining).filter(|(_, fd)| ready(fd));
+        let joined = keys.map(|(seq, _)| *seq).collect();
+        let keys = self.children.keys().zip(children).filter(|(_, fd)| ready(fd));
+        Ready { request: ready(&set[0]), joined, ended: keys.map(|(number, _)| *number).collect() }
+    }
+
+    /// Answers the request for a further process.
+    fn has_joined(&mut self, seq: u64) {
+        let Some(joining) = self.joining.remove(&seq) else { return };
+        let answer = joining.finish().and_then(|launched| {
+            let told = duplicate(&launched.pidfd).inspect_err(|_| put_down(&launched))?;
+            let child = self.adopt(launched);
+            Ok((Reply::Started { child }, vec![told]))
+        });
+        self.reply(seq, answer);
+    }
+
+    fn child_ended(&mut self, number: u64) {
+        let Some(child) = self.children.remove(&number) else { return };
+        let status = loop {
+            match waitid(WaitId::PidFd(child.pidfd.as_fd()), WaitIdOptions::EXITED) {
+                Err(Errno::INTR) => {}
+                status => break status.ok().flatten(),
+            }
+        };
+        let signal = status.as_ref().and_then(rustix::process::WaitIdStatus::terminating_signal);
+        let code = status.as_ref().and_then(rustix::process::WaitIdStatus::exit_status);
+        let code = code.unwrap_or_else(|| 128 + signal.unwrap_or(0));
+        let _ = send(self.socket, &Message::Exited { child: number, code, signal }, &[]);
+        let removed = self.containers.iter().find_map(|(id, container)| {
+            let is_init = container.init.as_ref().is_some_and(|init| init.child == number);
+            Some((id.clone(), container.removal.filter(|_| is_init)?))
+        });
+        if let Some((id, seq)) = removed {
+            self.forget(&id);
+            let _ = send(self.socket, &Message::Reply { seq, reply: Reply::Done }, &[]);
+        }
+    }
+
+    fn answer(&mut self, Envelope { seq, request }: Envelope, descriptors: Vec<OwnedFd>) {
+        let answer = match request {
+            Request::Remove { id } => self.remove(&id, seq),
+            Request::Exec { id, process, filter } => match self.exec(&id, &process, filter, &descriptors) {
+                Ok(joining) => {
+                    self.joining.insert(seq, joining);
+                    None
+                }
+                Err(trouble) => Some(Err(trouble)),
+            },
+            request => Some(self.carry_out(request, descriptors)),
+        };
+        // What is not answered now is answered when it is done.
+        if let Some(answer) = answer {
+            self.reply(seq, answer);
+        }
+    }
+
+    fn reply(&self, seq: u64, answer: Answer) {
+        let (reply, beside) = answer.unwrap_or_else(|trouble| (Reply::Trouble(trouble), Vec::new()));
+        let beside: Vec<BorrowedFd<'_>> = beside.iter().map(AsFd::as_fd).collect();
+        if send(self.socket, &Message::Reply { seq, reply }, &beside).is_err() {
+            let trouble = Trouble::new("tell the keeper", "the answer is larger than a message");
+            let _ = send(self.socket, &Message::Reply { seq, reply: Reply::Trouble(trouble) }, &[]);
+        }
+    }
+
+    fn carry_out(&mut self, request: Request, descriptors: Vec<OwnedFd>) -> Answer {
+        match request {
+            Request::Prepare { id, layers, networks, own_network, paths } => {
+                self.prepare(id.clone(), &layers, &networks, own_network).and_then(|addresses| {
+                    Ok((Reply::Prepared { addresses, texts: self.read(&id, &paths)? }, Vec::new()))
+                })
+            }
+            Request::Read { id, paths } => Ok((Reply::Text(self.read(&id, &paths)?), Vec::new())),
+            Request::Write { id, files } => self.write(&id, &files).and_then(|()| done()),
+            Request::Start { id, spec, filter, files } => {
+                self.write(&id, &files).and_then(|()| self.start(&id, &spec, filter, descriptors))
+            }
+            Request::Signal { child, signal } => self.signal(child, signal),
+            Request::Sockets { id, count } => self.sockets(&id, count),
+            Request::CreateNetwork { key } => self.networks.create(&key).and_then(|()| done()),
+            Request::RemoveNetwork { key } => self.networks.remove(&key).and_then(|()| done()),
+            Request::Work { job } => self.work(job, descriptors),
+            Request::Hello { .. } | Request::Remove { .. } | Request::Exec { .. } => done(),
+        }
+    }
+
+    fn container(&self, id: &str) -> Result<&Container, Trouble> {
+        self.containers
+            .get(id)
+            .ok_or_else(|| Trouble::new("find the container", format!("there is no `{id}`")))
+    }
+
+    fn read(&self, id: &str, paths: &[PathBuf]) -> Result<Vec<String>, Trouble> {
+        let root = self.container(id)?.rootfs.own();
+        Ok(paths.iter().map(|path| files::read(root, path)).collect())
+    }
+
+    fn write(&self, id: &str, files: &[WrittenFile]) -> Result<(), Trouble> {
+        let root = self.container(id)?.rootfs.own();
+        files.iter().try_for_each(|file| files::write(root, file))
+    }
+
+    fn prepare(
+        &mut self,
+        id: String,
+        layers: &[PathBuf],
+        networks: &[String],
+        own_network: bool,
+    ) -> Result<Vec<Ipv4Addr>, Trouble> {
+        let rootfs = Rootfs::mount(layers, self.identity.user_namespace(), &self.scratch)?;
+        let network = if own_network { Some(self.networks.join(networks)?) } else { None };
+        let addresses = network.as_ref().map(|network| network.addresses.clone()).unwrap_or_default();
+        self.containers.insert(id, Container { rootfs, inner: None, network, init: None, removal: None });
+        Ok(addresses)
+    }
+
+    fn start(
+        &mut self,
+        id: &str,
+        spec: &Spec,
+        filter: Option<Vec<String>>,
+        descriptors: Vec<OwnedFd>,
+    ) -> Answer {
+        let process = spec
+            .process()
+            .as_ref()
+            .ok_or_else(|| Trouble::new("run a program", "the spec has no process"))?;
+        let has_filter = filter.is_some();
+        let program = self.program(process, filter)?;
+        let container = self.container(id)?;
+        make_directory(container.rootfs.own(), process.cwd())?;
+        let inner = container.rootfs.share(&self.scratch)?;
+        let (stdio, cgroups) = split_streams(descriptors)?;
+        let world = World {
+            root: inner.as_fd(),
+            network: container.network.as_ref().map(|network| network.namespace.as_fd()),
+            home: self.networks.home(),
+            binds: bind_sources(spec)?,
+            devices: self.devices.as_deref(),
+            // Without a filter, a container is privileged.
+            dead_nodes: has_filter,
+            cgroups,
+            stdio: stdio.each_ref().map(AsFd::as_fd),
+        };
+        let launched = launch::launch(spec, &program, &world, &self.stack)?;
+        let namespaces = joined_namespaces(spec.linux().as_ref());
+        // From here on nothing fails: a process that nobody knew of could not be taken away.
+        let (pids, [kept, told]) = self.parts(&launched).inspect_err(|_| put_down(&launched))?;
+        let child = self.adopt(launched);
+        if let Some(container) = self.containers.get_mut(id) {
+            container.inner = Some(inner);
+            container.init = Some(Init { child, pidfd: kept, pids, namespaces });
+        }
+        Ok((Reply::Started { child }, vec![told]))
+    }
+
+    /// What the books need of a new first process: its pid namespace, and two more descriptors of it.
+    fn parts(&self, launched: &Clone) -> Result<(OwnedFd, [OwnedFd; 2]), Trouble> {
+        let pids = open_in(&self.proc, &format!("{}/ns/pid", launched.pid));
+        let pids = pids.trying(|| "find the container's processes".to_owned())?;
+        Ok((pids, [duplicate(&launched.pidfd)?, duplicate(&launched.pidfd)?]))
+    }
+
+    fn exec(
+        &mut self,
+        id: &str,
+        process: &Process,
+        filter: Option<Vec<String>>,
+        descriptors: &[OwnedFd],
+    ) -> Result<Joining, Trouble> {
+        let program = self.program(process, filter)?;
+        let running =
+            self.container(id)?.init.as_ref().filter(|init| self.children.contains_key(&init.child));
+        let Some(init) = running else {
+            return Err(Trouble::new("run a command in the container", "the container does not run"));
+        };
+        let [stdin, stdout, stderr, cgroups @ ..] = descriptors else {
+            return Err(Trouble::new("run a command in the container", "the request has no streams"));
+        };
+        let joined = Joined {
+            init: init.pidfd.as_fd(),
+            namespaces: init.namespaces,
+            pids: init.pids.as_fd(),
+            own_pids: self.own_pids.as_fd(),
+            cgroups,
+        };
+        let stdio = [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()];
+        launch::join(&program, &joined, &stdio)
+    }
+
+    /// Takes a new child into the books; returns its number.
+    fn adopt(&mut self, child: Clone) -> u64 {
+        self.started += 1;
+        self.children.insert(self.started, child);
+        self.started
+    }
+
+    fn program(&mut self, process: &Process, filter: Option<Vec<String>>) -> Result<Program, Trouble> {
+        let filter = filter.map(|capabilities| {
+            let compile = |capabilities: &Vec<String>| Policy::docker_default(capabilities).compile();
+            self.filters.entry(capabilities).or_insert_with_key(compile).clone()
+        });
+        Program::new(process, filter, self.identity != Identity::Single)
+    }
+
+    fn signal(&self, child: u64, signal: i32) -> Answer {
+        let Some(child) = self.children.get(&child) else { return done() };
+        let doing = || format!("send signal {signal}");
+        let named =
+            Signal::from_named_raw(signal).ok_or_else(|| Trouble::new(doing(), "there is no such signal"))?;
+        match rustix::process::pidfd_send_signal(&child.pidfd, named) {
+            Ok(()) | Err(Errno::SRCH) => done(),
+            Err(errno) => Err(errno).call(|| format!("pidfd_send_signal(…, {signal})")).trying(doing),
+        }
+    }
+
+    fn sockets(&self, id: &str, count: usize) -> Answer {
+        let Some(network) = &self.container(id)?.network else {
+            return Err(Trouble::new(
+                "make a socket in the container's network",
+                "it has no network of its own",
+            ));
+        };
+        let sockets: Result<Vec<_>, _> = (0..count.min(MOST_DESCRIPTORS))
+            .map(|_| self.networks.socket(network.namespace.as_fd()))
+            .collect();
+        Ok((Reply::Sockets, sockets?))
+    }
+
+    /// Kills the container; the answer, if it cannot be given before the last process is gone, comes then.
+    fn remove(&mut self, id: &str, seq: u64) -> Option<Answer> {
+        let Some(container) = self.containers.get_mut(id) else { return Some(done()) };
+        let running = container.init.as_ref().filter(|init| self.children.contains_key(&init.child));
+        if let Some(init) = running {
+            let _ = rustix::process::pidfd_send_signal(&init.pidfd, Signal::KILL);
+            container.removal = Some(seq);
+            return None;
+        }
+        self.forget(id);
+        Some(done())
+    }
+
+    fn forget(&mut self, id: &str) {
+        if let Some(network) = self.containers.remove(id).and_then(|container| container.network) {
+            self.networks.leave(&network);
+        }
+    }
+
+    fn work(&mut self, job: Job, descriptors: Vec<OwnedFd>) -> Answer {
+        let root = match &job {
+            Job::CopyIn { id, .. } | Job::CopyOut { id, .. } => {
+                let container = self.container(id)?;
+                let running =
+                    container.init.as_ref().is_some_and(|init| self.children.contains_key(&init.child));
+                // What is mounted in a running container is seen through its own mount of the root.
+                Some(container.inner.as_ref().filter(|_| running).unwrap_or_else(|| container.rootfs.own()))
+            }
+            Job::Unpack { .. } | Job::RemoveTree { .. } => None,
+        };
+        let identity = self.identity;
+        let worker = || {
+            // Else a worker would keep the files and networks of other containers alive.
+            let kept: Vec<BorrowedFd<'_>> = root.into_iter().chain(&descriptors).map(AsFd::as_fd).collect();
+            sys::close_other_than(&kept);
+            worker::run(job, root, descriptors, identity)
+        };
+        let child = sys::fork_namespaces(0, worker)
+            .call(|| "clone3(0)".to_owned())
+            .trying(|| "start a worker".to_owned())?;
+        self.adopt(child);
+        done()
+    }
+}
+
+/// Makes the working directory, as Docker does for a container.
+fn make_directory(root: &OwnedFd, path: &Path) -> Result<(), Trouble> {
+    files::open_directory(root, path)
+        .map(drop)
+        .call(|| format!("mkdirat({path:?})"))
+        .trying(|| format!("make the working directory `{}`", path.display()))
+}
+
+/// Ends a process that was started and cannot be entered in the books.
+fn put_down(process: &Clone) {
+    let _ = rustix::process::pidfd_send_signal(&process.pidfd, Signal::KILL);
+    crate::native::reap::collect(&process.pidfd);
+}
+
+fn done() -> Answer {
+    Ok((Reply::Done, Vec::new()))
+}
+
+fn duplicate(fd: &OwnedFd) -> Result<OwnedFd, Trouble> {
+    rustix::io::fcntl_dupfd_cloexec(fd, 3)
+        .call(|| "fcntl(F_DUPFD_CLOEXEC)".to_owned())
+        .trying(|| "refer to a process".to_owned())
+}
+
+/// A procfs of this pid namespace. Containers need one of their own; where that is refused, nothing can run.
+fn own_proc() -> Result<OwnedFd, Trouble> {
+    let mounted = fsopen("proc", FsOpenFlags::FSOPEN_CLOEXEC).and_then(|context| {
+        fsconfig_create(&context)?;
+        fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
+    });
+    let text = || "mount(\"proc\", \"/proc\", \"proc\", MS_NOSUID|MS_NODEV|MS_NOEXEC)".to_owned();
+    mounted.call(text).trying(|| "mount /proc".to_owned()).map_err(|trouble| {
+        let covered = "part of the outer /proc is covered by other mounts, so the kernel refuses a fresh one";
+        Trouble { reason: Some(covered.to_owned()), ..trouble }
+    })
+}
+
+fn open_in(directory: &OwnedFd, path: &str) -> Result<OwnedFd, CallError> {
+    rustix::fs::openat(directory, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .call(|| format!("openat(proc, {path:?})"))
+}
+
+fn bind_sources(spec: &Spec) -> Result<Vec<OwnedFd>, Trouble> {
+    let binds = spec.mounts().iter().flatten().filter(|mount| is_bind(mount));
+    binds.map(|mount| open_bind(mount.source().as_deref().unwrap_or("/nonexistent".as_ref()))).collect()
+}
+
+fn split_streams(mut descriptors: Vec<OwnedFd>) -> Result<([OwnedFd; 3], Vec<OwnedFd>), Trouble> {
+    if descriptors.len() < 3 {
+        return Err(Trouble::new("start the container", "the request has no streams"));
+    }
+    let rest = descriptors.split_off(3);
+    let streams = descriptors
+        .try_into()
+        .map_err(|_| Trouble::new("start the container", "the request has no streams"))?;
+    Ok((streams, rest))
+}
+
+/// The namespaces a further process joins by the first one's pidfd; the pid namespace is joined in another way.
+fn joined_namespaces(linux: Option<&Linux>) -> u32 {
+    let list = linux.and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
+    list.iter().fold(0, |flags, namespace| {
+        flags
+            | match namespace.typ() {
+                LinuxNamespaceType::Mount => libc::CLONE_NEWNS,
+                LinuxNamespaceType::Cgroup => libc::CLONE_NEWCGROUP,
+                LinuxNamespaceType::Uts => libc::CLONE_NEWUTS,
+                LinuxNamespaceType::Ipc => libc::CLONE_NEWIPC,
+                LinuxNamespaceType::User => libc::CLONE_NEWUSER,
+                LinuxNamespaceType::Network => libc::CLONE_NEWNET,
+                _ => 0,
+            } as u32
+    })
+}
