@@ -1,0 +1,165 @@
+//! The REST API: HTTP/JSON over the session's unix socket. The declarations of `spec` are its schema.
+//!
+//! ```text
+//! POST   /v1/leases                  Lease            → 200, one line LeaseGranted, then open until the client goes
+//! DELETE /v1/leases/{id}                              → 204 (answers when nothing of the lease is left)
+//! GET    /v1/info                                     → 200 Info
+//! GET    /v1/containers                               → 200 [ContainerState]
+//! POST   /v1/containers              Start            → 201 Started        (returns when the container is ready)
+//! GET    /v1/containers/{id}                          → 200 ContainerState
+//! DELETE /v1/containers/{id}                          → 204
+//! POST   /v1/containers/{id}/stop                     → 200 Exit           (stop signal, then SIGKILL)
+//! POST   /v1/containers/{id}/kill?signal=SIGTERM      → 204
+//! GET    /v1/containers/{id}/exit                     → 200 Exit           (returns when it has ended)
+//! GET    /v1/containers/{id}/logs?follow=&from=       → 200, lines of LogEntry
+//! POST   /v1/containers/{id}/exec    ExecBody         → 200 ExecResult
+//! PUT    /v1/containers/{id}/files?path=DIR   tar     → 204
+//! GET    /v1/containers/{id}/files?path=PATH          → 200 tar
+//! DELETE /v1/session                                  → 204 (everything is taken away, the keeper ends)
+//! ```
+//!
+//! Every error is a [`Failure`](shakedown_spec::Failure) as JSON. Its status says whose fault it was: 400 the request's
+//! (404 what it names is not there, 413 a body over 4 MiB, or 64 MiB for containers and commands, 501 the driver cannot
+//! do it), 424 the service's (not ready, exited, image unusable), 503 there is no driver or the session ends, 500 the
+//! keeper's or the machine's. Deleting what is not there succeeds.
+//!
+//! Containers belong to a lease: when the connection
+//! that holds the lease closes, for whatever reason, the keeper removes them. A client that goes away while
+//! `POST /v1/containers` is under way cancels it.
+
+use serde::{Deserialize, Serialize};
+use shakedown_runtime::{Capability, ExecRequest, Exit};
+use shakedown_spec::{Container, Endpoints, Stream};
+
+/// Asks for a lease: the share of one client (usually a test process) in the session.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Lease {
+    /// Who asks, for messages and listings: the test binary's name.
+    pub client: String,
+    /// Where relative paths in declarations begin, and where the search for `shakedown.toml` starts: absolute.
+    pub directory: String,
+}
+
+/// The answer to [`Lease`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseGranted {
+    /// Names the lease in later requests.
+    pub lease: String,
+    /// The session's name.
+    pub session: String,
+    /// The driver: `native` or `docker`.
+    pub driver: String,
+    /// What the driver is here, in one line.
+    pub description: String,
+    /// What it can do here.
+    pub capabilities: Vec<Capability>,
+}
+
+/// What the keeper is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Info {
+    /// Version of this API's implementation.
+    pub version: String,
+    /// The session's name.
+    pub session: String,
+    /// The keeper's process id.
+    pub pid: u32,
+    /// The driver: `native` or `docker`; empty if none works.
+    pub driver: String,
+    /// What the driver is here, in one line.
+    pub description: String,
+    /// What it can do here.
+    pub capabilities: Vec<Capability>,
+}
+
+/// Asks for a container, started and ready.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Start {
+    /// The lease it belongs to.
+    pub lease: String,
+    /// What should run.
+    pub container: Container,
+}
+
+/// A container that is ready.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Started {
+    /// Names it in later requests.
+    pub id: String,
+    /// The service's name in messages.
+    pub name: String,
+    /// Where it is reached.
+    pub endpoints: Endpoints,
+    /// How long each stage took.
+    pub timings: Timings,
+}
+
+/// How long each stage of a start took, in microseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Timings {
+    /// Finding the image, fetching it if needed.
+    pub resolve_us: u64,
+    /// Making the file system, the network, the ports; putting files in.
+    pub prepare_us: u64,
+    /// Starting the first process.
+    pub launch_us: u64,
+    /// Waiting until it was ready.
+    pub wait_us: u64,
+}
+
+/// What a container is doing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerState {
+    /// Its id.
+    pub id: String,
+    /// The service's name in messages.
+    pub name: String,
+    /// The image as it was asked for.
+    pub image: String,
+    /// The lease it belongs to.
+    pub lease: String,
+    /// `starting`, `ready`, or `exited`.
+    pub status: String,
+    /// How it ended, once it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit: Option<Exit>,
+    /// Where it is reached.
+    pub endpoints: Endpoints,
+}
+
+/// One line of a log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogEntry {
+    /// Its number in the log, from 0.
+    pub number: usize,
+    /// Which stream it was written to.
+    pub stream: Stream,
+    /// When its first byte was read: microseconds since 1970-01-01 00:00 UTC.
+    pub time_us: u64,
+    /// The line without its line feed, base64.
+    pub bytes: String,
+}
+
+/// Asks for a command in a container.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExecBody {
+    /// The command.
+    pub request: ExecRequest,
+    /// Its input, base64.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub input: String,
+}
+
+/// A command that has ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecResult {
+    /// Standard output, base64.
+    pub stdout: String,
+    /// Standard error, base64.
+    pub stderr: String,
+    /// How it ended.
+    pub exit: Exit,
+}

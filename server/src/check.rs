@@ -1,0 +1,293 @@
+//! Is the declaration possible? Everything that can be told without a driver is told before anything is made.
+//!
+//! The conditions of readiness are checked where they are understood, in the runtime's `wait::validate`.
+
+use crate::config::Config;
+use shakedown_spec::{
+    Container, Failure, FailureKind, FileContent, ImageSource, MountSource, Port, Protocol,
+};
+use std::collections::HashSet;
+use std::net::IpAddr;
+use std::path::{Component, Path};
+
+/// Checks a declaration and makes its paths of the host absolute; says where its image comes from.
+///
+/// # Errors
+///
+/// [`FailureKind::Invalid`] with everything that is wrong.
+pub(crate) fn declaration(
+    mut container: Container,
+    directory: &Path,
+    config: &Config,
+) -> Result<(Container, ImageSource), Failure> {
+    let mut problems = Problems::default();
+    let source = config.source(&container.image, directory);
+    if let Err(error) = &source {
+        problems.add(
+            "image",
+            error.to_string(),
+            "name an image such as `postgres:17`, or a source such as `oci:DIR`",
+        );
+    }
+    names(&container, &mut problems);
+    ports(&container.ports, &mut problems);
+    paths(&container, &mut problems);
+    limits(&container, &mut problems);
+    let source = match source {
+        Ok(source) if problems.0.is_empty() => source,
+        _ => return Err(problems.failure(&container.display_name())),
+    };
+    complete(&mut container, directory);
+    Ok((container, source))
+}
+
+/// What is wrong: the field, why, and what to do.
+#[derive(Debug, Default)]
+struct Problems(Vec<(String, String, String)>);
+
+impl Problems {
+    fn add(&mut self, field: impl Into<String>, reason: impl Into<String>, hint: impl Into<String>) {
+        self.0.push((field.into(), reason.into(), hint.into()));
+    }
+
+    fn failure(self, name: &str) -> Failure {
+        let mut failure =
+            Failure::new(FailureKind::Invalid, format!("{name} is declared in a way that cannot work"));
+        let mut told = HashSet::new();
+        for (field, reason, hint) in self.0 {
+            failure = failure.fact(field, reason);
+            if told.insert(hint.clone()) {
+                failure = failure.hint(hint);
+            }
+        }
+        failure
+    }
+}
+
+fn names(container: &Container, problems: &mut Problems) {
+    let aliases = container.networks.iter().flat_map(|net| net.aliases.iter().map(|alias| ("alias", alias)));
+    let own = [("name", &container.name), ("hostname", &container.hostname)];
+    let own = own.into_iter().filter_map(|(field, name)| name.as_ref().map(|name| (field, name)));
+    for (field, name) in own.chain(aliases) {
+        if !is_host_name(name) {
+            let reason = format!("`{}` cannot be a host name", name.escape_debug());
+            problems.add(
+                field,
+                reason,
+                "use up to 63 letters, digits, `-`, `_` and `.`, beginning with a letter or digit",
+            );
+        }
+    }
+    let mut keys = HashSet::new();
+    for attachment in &container.networks {
+        let key = &attachment.network.key;
+        if key.is_empty() || key.len() > 128 || key.contains(char::is_control) {
+            problems.add(
+                "network",
+                format!("`{}` cannot be a name", key.escape_debug()),
+                "use up to 128 printable characters",
+            );
+        }
+        if !keys.insert(key) {
+            problems.add(
+                "network",
+                format!("`{key}` is joined twice"),
+                "join a network once, with all its aliases",
+            );
+        }
+    }
+    for (key, value) in &container.env {
+        if key.is_empty() || key.contains(['=', '\0']) || value.contains('\0') {
+            let reason = format!(
+                "`{}` cannot be set (execve(2) passes NAME=value, ended by a zero)",
+                key.escape_debug()
+            );
+            problems.add("env", reason, "use a name without `=`, and no zero bytes");
+        }
+    }
+    for (name, address) in &container.extra_hosts {
+        if !is_host_name(name) || (address.parse::<IpAddr>().is_err() && address != "host-gateway") {
+            let reason = format!("`{name}` to `{address}` is not a name and an address");
+            problems.add("extra_hosts", reason, "give an IP address, or `host-gateway` for the host");
+        }
+    }
+}
+
+fn is_host_name(name: &str) -> bool {
+    name.len() <= 63
+        && name.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+}
+
+fn ports(ports: &[Port], problems: &mut Problems) {
+    let (mut inside, mut outside) = (HashSet::new(), HashSet::new());
+    for port in ports {
+        if port.container == 0 || port.host == Some(0) {
+            problems.add("ports", "there is no port 0", "leave `host` out to get a free port");
+        }
+        if port.protocol == Protocol::Sctp {
+            problems.add("ports", format!("{port} cannot be published"), "use tcp or udp");
+        }
+        if !inside.insert((port.container, port.protocol)) {
+            problems.add("ports", format!("{port} is declared twice"), "declare a port once");
+        }
+        if let Some(host) = port.host
+            && !outside.insert((host, port.protocol))
+        {
+            problems.add(
+                "ports",
+                format!("port {host} of the host is given to two ports"),
+                "leave one of them free",
+            );
+        }
+    }
+}
+
+fn paths(container: &Container, problems: &mut Problems) {
+    const HINT: &str = "give an absolute path in the container, without `..`";
+    let mut absolute = |field: &str, path: &str| {
+        let upwards = Path::new(path).components().any(|part| part == Component::ParentDir);
+        if !path.starts_with('/') || upwards || path.contains('\0') {
+            problems.add(field, format!("`{}` is not an absolute path", path.escape_debug()), HINT);
+        }
+    };
+    container.workdir.iter().for_each(|path| absolute("workdir", path));
+    container.files.iter().for_each(|file| absolute("files", &file.path));
+    container.mounts.iter().for_each(|mount| absolute("mounts", &mount.target));
+    let mut targets = HashSet::new();
+    for mount in &container.mounts {
+        let target: &Path = mount.target.as_ref();
+        if target == Path::new("/") {
+            problems.add("mounts", "nothing can be mounted over `/`", "mount at a directory below it");
+        }
+        if !targets.insert(target.components().collect::<Vec<_>>()) {
+            problems.add(
+                "mounts",
+                format!("two mounts at `{}`", mount.target),
+                "mount one thing at one place",
+            );
+        }
+    }
+    for file in &container.files {
+        if file.path == "/" {
+            problems.add("files", "`/` cannot be replaced", "name the file or directory below it");
+        }
+    }
+}
+
+fn limits(container: &Container, problems: &mut Problems) {
+    let resources = &container.resources;
+    let zero = [
+        ("cpus", resources.cpu_millis),
+        ("memory", resources.memory),
+        ("pids_limit", resources.pids),
+        ("shm_size", resources.shm_size),
+    ];
+    for (field, _) in zero.into_iter().filter(|(_, limit)| *limit == Some(0)) {
+        problems.add(field, "a limit of zero lets nothing run", "leave it out for no limit");
+    }
+    if let (Some(memory), Some(both)) = (resources.memory, resources.memory_swap)
+        && both < memory
+    {
+        let reason = format!("memory and swap together ({both}) are less than memory alone ({memory})");
+        problems.add("memory_swap", reason, "`memory_swap` counts both; the value of `memory` means no swap");
+    }
+    for limit in resources.ulimits.iter().filter(|limit| limit.soft > limit.hard) {
+        let reason =
+            format!("{}: the soft limit {} is above the hard limit {}", limit.name, limit.soft, limit.hard);
+        problems.add("ulimits", reason, "raise the hard limit");
+    }
+    if container.timeout.is_some_and(|limit| limit.is_zero()) {
+        problems.add("timeout", "nothing is ready in no time", "leave it out for 60 s");
+    }
+}
+
+fn complete(container: &mut Container, directory: &Path) {
+    let absolute = |path: &mut String| {
+        // Both were text; a path that is joined from texts is text again.
+        *path = directory.join(&*path).to_string_lossy().into_owned();
+    };
+    for file in &mut container.files {
+        if let FileContent::Host(source) = &mut file.content {
+            absolute(source);
+        }
+    }
+    for mount in &mut container.mounts {
+        if let MountSource::Bind { source } = &mut mount.source {
+            absolute(source);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use shakedown_spec::{Configure, File, Mount, Network};
+
+    fn check(container: Container) -> Result<(Container, ImageSource), Failure> {
+        declaration(container, Path::new("/shop"), &Config::default())
+    }
+
+    #[track_caller]
+    fn refused(change: impl FnOnce(Container) -> Container) -> String {
+        check(change(Container::of("shop/orders"))).unwrap_err().to_string()
+    }
+
+    /// A user reads what is wrong, where, and what to do, before anything was started.
+    #[test]
+    fn wrong_declarations_are_told() {
+        insta::assert_snapshot!(refused(|c| c.image("Shop/Orders")), @r"
+        Orders is declared in a way that cannot work
+          image: `Shop/Orders` is not an image reference: the name has to be lower case; try `orders`
+        hint: name an image such as `postgres:17`, or a source such as `oci:DIR`
+        ");
+        insta::assert_snapshot!(refused(|c| c.port(0).port(80).port(80)), @r"
+        orders is declared in a way that cannot work
+          ports: there is no port 0
+          ports: 80/tcp is declared twice
+        hint: leave `host` out to get a free port
+        hint: declare a port once
+        ");
+        insta::assert_snapshot!(refused(|c| c.port(Port::tcp(1).on_host(8080)).port(Port::tcp(2).on_host(8080))), @r"
+        orders is declared in a way that cannot work
+          ports: port 8080 of the host is given to two ports
+        hint: leave one of them free
+        ");
+        insta::assert_snapshot!(refused(|c| c.file("etc/app.toml", "").mount(Mount::tmpfs("/a/../b"))), @r"
+        orders is declared in a way that cannot work
+          files:  `etc/app.toml` is not an absolute path
+          mounts: `/a/../b` is not an absolute path
+        hint: give an absolute path in the container, without `..`
+        ");
+        insta::assert_snapshot!(refused(|c| c.cpus(0.0).memory(0)), @r"
+        orders is declared in a way that cannot work
+          cpus:   a limit of zero lets nothing run
+          memory: a limit of zero lets nothing run
+        hint: leave it out for no limit
+        ");
+        insta::assert_snapshot!(refused(|c| c.name("orders db").env("A=B", "")), @r"
+        orders db is declared in a way that cannot work
+          name: `orders db` cannot be a host name
+          env:  `A=B` cannot be set (execve(2) passes NAME=value, ended by a zero)
+        hint: use up to 63 letters, digits, `-`, `_` and `.`, beginning with a letter or digit
+        hint: use a name without `=`, and no zero bytes
+        ");
+        insta::assert_snapshot!(refused(|c| c.network(&Network::named("x")).network(&Network::named("x"))), @r"
+        orders is declared in a way that cannot work
+          network: `x` is joined twice
+        hint: join a network once, with all its aliases
+        ");
+    }
+
+    /// Relative paths mean the test's directory, not the keeper's.
+    #[test]
+    fn paths_of_the_host_become_absolute() {
+        let declared = Container::of("oci:images/orders")
+            .copy(File::host("/etc/app.toml", "app.toml"))
+            .mount(Mount::bind("/data", "/data"));
+        let (container, source) = check(declared).unwrap();
+        assert_eq!(container.files[0].content, FileContent::Host("/shop/app.toml".into()));
+        assert_eq!(container.mounts[0].source, MountSource::Bind { source: "/data".into() });
+        assert_eq!(source.to_string(), "oci:/shop/images/orders");
+    }
+}

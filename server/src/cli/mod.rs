@@ -1,0 +1,106 @@
+//! The commands: what is asked, and which file does it.
+
+mod containers;
+mod doctor;
+mod run;
+mod serve;
+
+use clap::{Parser, Subcommand};
+use shakedown_server::config::{Config, DriverChoice};
+use shakedown_spec::{Failure, FailureKind};
+use std::future::Future;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Real services for tests: containers without a daemon, taken away again whatever happens.
+#[derive(Debug, Parser)]
+#[command(name = "shakedown", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serves the REST API in the foreground, until SIGINT or SIGTERM.
+    Serve {
+        /// Where to listen; a socket in the run directory when unset.
+        #[arg(long)]
+        socket: Option<PathBuf>,
+        /// `auto`, `native` or `docker`.
+        #[arg(long)]
+        driver: Option<DriverChoice>,
+    },
+    /// Runs a command in a session of its own and takes everything away when it has ended.
+    Run {
+        /// `auto`, `native` or `docker`.
+        #[arg(long)]
+        driver: Option<DriverChoice>,
+        /// The command; it finds the session in SHAKEDOWN_SOCKET.
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        command: Vec<String>,
+    },
+    /// Says what works on this machine, and what to do about the rest.
+    Doctor,
+    /// Lists the containers of a session.
+    Ps,
+    /// Prints the log of a container.
+    Logs {
+        /// The container's id.
+        id: String,
+        /// Goes on until the container's output ends.
+        #[arg(short, long)]
+        follow: bool,
+    },
+    /// Runs a command in a container.
+    Exec {
+        /// The container's id.
+        id: String,
+        /// The command.
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        command: Vec<String>,
+    },
+}
+
+/// Does what is asked. `serve` and `doctor` come to the native driver while the process has one thread.
+pub(crate) fn main() -> ExitCode {
+    let done = match Arguments::parse().command {
+        Command::Serve { socket, driver } => serve::serve(socket, driver),
+        Command::Run { driver, command } => wait_for(run::run(driver, command)),
+        Command::Doctor => doctor::doctor(),
+        Command::Ps => wait_for(containers::ps()),
+        Command::Logs { id, follow } => wait_for(containers::logs(&id, follow)),
+        Command::Exec { id, command } => wait_for(containers::exec(&id, command)),
+    };
+    done.unwrap_or_else(|failure| {
+        // Nobody reads standard error if this fails.
+        let _ = writeln!(io::stderr(), "error: {failure}");
+        ExitCode::FAILURE
+    })
+}
+
+type Done = Result<ExitCode, Failure>;
+
+fn wait_for(command: impl Future<Output = Done>) -> Done {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|error| io_failure("the runtime could not be started", &error))?.block_on(command)
+}
+
+/// The driver that the option says, else what `shakedown.toml` and the environment say.
+fn chosen(option: Option<DriverChoice>) -> Result<DriverChoice, Failure> {
+    option.map_or_else(|| Ok(Config::find(&here()?)?.driver), Ok)
+}
+
+fn here() -> Result<PathBuf, Failure> {
+    std::env::current_dir().map_err(|error| io_failure("the working directory is not known", &error))
+}
+
+/// Writes to standard output. A reader that has gone away (`| head`) ends the command.
+fn say(bytes: &[u8]) -> Result<(), Failure> {
+    io::stdout().write_all(bytes).map_err(|error| io_failure("standard output cannot be written", &error))
+}
+
+fn io_failure(title: &str, error: &io::Error) -> Failure {
+    Failure::new(FailureKind::Other, title).fact("reason", error.to_string())
+}

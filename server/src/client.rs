@@ -1,0 +1,446 @@
+//! The client of a keeper: what testkit and the command line use.
+//!
+//! Every request has a connection of its own. Dropping a request's future closes it, and the keeper cancels what was
+//! asked; dropping a [`Lease`] gives it back.
+
+use crate::api::{self, ContainerState, ExecBody, ExecResult, Info, LeaseGranted, LogEntry, Start, Started};
+use crate::config::Config;
+use crate::session::{self, Orders, Place, ProcessIdentity, SOCKET_VARIABLE};
+use base64::{Engine, engine::general_purpose::STANDARD};
+use bytes::{Bytes, BytesMut};
+use futures_util::stream::{self, BoxStream, Stream, StreamExt, TryStreamExt};
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Empty, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper::client::conn::http1;
+use hyper::{Method, Request, Response, StatusCode, header};
+use hyper_util::rt::TokioIo;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use shakedown_runtime::{ExecRequest, Exit};
+use shakedown_spec::{Container, Failure, FailureKind};
+use std::fmt::Display;
+use std::io;
+use std::path::{Path, PathBuf};
+use tokio::net::UnixStream;
+use tokio::task::JoinHandle;
+
+/// How often a lease is asked for anew when the keeper ends at that very moment.
+const ATTEMPTS: u32 = 5;
+
+/// Where the keeper is.
+#[derive(Clone, Debug)]
+pub struct Client {
+    socket: PathBuf,
+    /// How to start a keeper again; `None` if the user named the socket.
+    orders: Option<Orders>,
+}
+
+impl Client {
+    /// Finds the keeper of this process's session, starting it if it does not run. `SHAKEDOWN_SOCKET` names another.
+    ///
+    /// `directory` is where the search for `shakedown.toml` begins, which may name the driver.
+    ///
+    /// # Errors
+    ///
+    /// The keeper could not be started, `shakedown.toml` is wrong, or nobody listens on the named socket.
+    pub async fn connect(directory: &Path) -> Result<Self, Failure> {
+        if let Some(socket) = std::env::var_os(SOCKET_VARIABLE).filter(|value| !value.is_empty()) {
+            return Self::at(PathBuf::from(socket)).await;
+        }
+        let driver = Config::find(directory)?.driver;
+        let place = Place::of_this_process(driver)?;
+        Self::of_session(Orders::new(&place, Some(ProcessIdentity::runner()), driver)).await
+    }
+
+    /// The keeper with these orders, starting it if it does not run.
+    ///
+    /// # Errors
+    ///
+    /// It could not be started.
+    pub async fn of_session(orders: Orders) -> Result<Self, Failure> {
+        let client = Self { socket: orders.place().socket(), orders: Some(orders) };
+        client.make_sure_it_runs().await?;
+        Ok(client)
+    }
+
+    /// A server that runs already, at the socket `socket`.
+    ///
+    /// # Errors
+    ///
+    /// Nobody listens there.
+    pub async fn at(socket: PathBuf) -> Result<Self, Failure> {
+        UnixStream::connect(&socket).await.map_err(|error| {
+            Failure::new(FailureKind::SessionLost, format!("no server listens on {}", socket.display()))
+                .fact("reason", error.to_string())
+                .hint(format!("start one with `shakedown serve`, or unset {SOCKET_VARIABLE}"))
+        })?;
+        Ok(Self { socket, orders: None })
+    }
+
+    async fn make_sure_it_runs(&self) -> Result<(), Failure> {
+        let Some(orders) = &self.orders else { return Ok(()) };
+        if UnixStream::connect(&self.socket).await.is_ok() {
+            return Ok(());
+        }
+        let orders = orders.clone();
+        // Waits for a lock and for the keeper: not in the thread that runs the other futures.
+        let started = tokio::task::spawn_blocking(move || session::start(&orders)).await;
+        started.unwrap_or_else(|panic| Err(self.lost(&panic)))
+    }
+
+    /// The keeper's socket.
+    #[must_use]
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Asks for a lease; `directory` is where relative paths of its declarations begin.
+    ///
+    /// # Errors
+    ///
+    /// No driver works here, `shakedown.toml` is wrong, or the keeper is gone and could not be started again.
+    pub async fn lease(&self, client: &str, directory: &Path) -> Result<Lease, Failure> {
+        let body =
+            api::Lease { client: client.to_owned(), directory: directory.to_string_lossy().into_owned() };
+        let mut attempts = 1;
+        loop {
+            match self.try_lease(&body).await {
+                // The keeper ended between the connection and the lease: its successor waits for it by its lock.
+                Err(failure)
+                    if failure.kind == FailureKind::SessionLost
+                        && self.orders.is_some()
+                        && attempts < ATTEMPTS =>
+                {
+                    attempts += 1;
+                    self.make_sure_it_runs().await?;
+                }
+                other => return other,
+            }
+        }
+    }
+
+    async fn try_lease(&self, body: &api::Lease) -> Result<Lease, Failure> {
+        let answer = self.send(Method::POST, "/v1/leases", json(body)).await?;
+        let mut lines = Box::pin(lines(answer));
+        let line = lines.next().await.unwrap_or_else(|| Err(io::ErrorKind::UnexpectedEof.into()));
+        let line = line.map_err(|error| self.lost(&error))?;
+        let granted = serde_json::from_slice(&line).map_err(|error| self.lost(&error))?;
+        Ok(Lease { granted, rest: lines })
+    }
+
+    /// What the keeper is.
+    ///
+    /// # Errors
+    ///
+    /// The keeper is gone.
+    pub async fn info(&self) -> Result<Info, Failure> {
+        self.get("/v1/info").await
+    }
+
+    /// All containers of the session.
+    ///
+    /// # Errors
+    ///
+    /// The keeper is gone.
+    pub async fn containers(&self) -> Result<Vec<ContainerState>, Failure> {
+        self.get("/v1/containers").await
+    }
+
+    /// Starts a container and waits until it is ready. Dropping the future cancels the start.
+    ///
+    /// # Errors
+    ///
+    /// Why it did not become ready.
+    pub async fn start_container(&self, lease: &str, container: &Container) -> Result<Started, Failure> {
+        let start = Start { lease: lease.to_owned(), container: container.clone() };
+        self.json(Method::POST, "/v1/containers", json(&start)).await
+    }
+
+    /// What a container is doing.
+    ///
+    /// # Errors
+    ///
+    /// There is no such container, or the keeper is gone. The same holds for the methods below.
+    pub async fn state(&self, id: &str) -> Result<ContainerState, Failure> {
+        self.get(&container(id, "")).await
+    }
+
+    /// Removes a container; one that is gone already is no error.
+    ///
+    /// # Errors
+    ///
+    /// The driver could not remove it.
+    pub async fn remove(&self, id: &str) -> Result<(), Failure> {
+        self.done(Method::DELETE, &container(id, ""), empty()).await
+    }
+
+    /// Stops a container: its stop signal, then SIGKILL.
+    ///
+    /// # Errors
+    ///
+    /// See [`state`](Self::state).
+    pub async fn stop(&self, id: &str) -> Result<Exit, Failure> {
+        self.json(Method::POST, &container(id, "/stop"), empty()).await
+    }
+
+    /// Sends a signal, such as `SIGHUP`, to a container's first process.
+    ///
+    /// # Errors
+    ///
+    /// See [`state`](Self::state).
+    pub async fn kill(&self, id: &str, signal: &str) -> Result<(), Failure> {
+        self.done(Method::POST, &container(id, &format!("/kill?signal={}", encode(signal))), empty()).await
+    }
+
+    /// Resolves when the container's first process has ended.
+    ///
+    /// # Errors
+    ///
+    /// See [`state`](Self::state).
+    pub async fn exit(&self, id: &str) -> Result<Exit, Failure> {
+        self.get(&container(id, "/exit")).await
+    }
+
+    /// The lines of a container's log from number `from` on; with `follow`, until its output ends.
+    ///
+    /// # Errors
+    ///
+    /// See [`state`](Self::state).
+    pub async fn logs(
+        &self,
+        id: &str,
+        follow: bool,
+        from: usize,
+    ) -> Result<BoxStream<'static, Result<LogEntry, Failure>>, Failure> {
+        let path = container(id, &format!("/logs?follow={follow}&from={from}"));
+        let answer = self.send(Method::GET, &path, empty()).await?;
+        let keeper = self.clone();
+        let entries = lines(answer).map(move |line| {
+            let line = line.map_err(|error| keeper.lost(&error))?;
+            serde_json::from_slice(&line).map_err(|error| keeper.lost(&error))
+        });
+        Ok(entries.boxed())
+    }
+
+    /// Runs a command in a container to its end.
+    ///
+    /// # Errors
+    ///
+    /// It could not be run; see also [`state`](Self::state).
+    pub async fn exec(&self, id: &str, request: ExecRequest, input: &[u8]) -> Result<ExecResult, Failure> {
+        let body = ExecBody { request, input: STANDARD.encode(input) };
+        self.json(Method::POST, &container(id, "/exec"), json(&body)).await
+    }
+
+    /// Unpacks a tar stream at the directory `path` of a container.
+    ///
+    /// # Errors
+    ///
+    /// See [`state`](Self::state).
+    pub async fn copy_in(
+        &self,
+        id: &str,
+        path: &str,
+        tar: impl Stream<Item = io::Result<Bytes>> + Send + Sync + 'static,
+    ) -> Result<(), Failure> {
+        let body = BodyExt::boxed(StreamBody::new(tar.map_ok(Frame::data)));
+        self.done(Method::PUT, &container(id, &format!("/files?path={}", encode(path))), body).await
+    }
+
+    /// A tar stream with one top entry: the file or directory at `path` of a container.
+    ///
+    /// # Errors
+    ///
+    /// See [`state`](Self::state).
+    pub async fn copy_out(
+        &self,
+        id: &str,
+        path: &str,
+    ) -> Result<BoxStream<'static, io::Result<Bytes>>, Failure> {
+        let path = container(id, &format!("/files?path={}", encode(path)));
+        Ok(chunks(self.send(Method::GET, &path, empty()).await?).boxed())
+    }
+
+    /// Gives a lease back and waits until nothing of it is left. Dropping the [`Lease`] does not wait.
+    ///
+    /// # Errors
+    ///
+    /// Something could not be removed.
+    pub async fn give_back(&self, lease: Lease) -> Result<(), Failure> {
+        self.done(Method::DELETE, &format!("/v1/leases/{}", encode(&lease.granted.lease)), empty()).await
+    }
+
+    /// Ends the session: everything is taken away, and the keeper ends.
+    ///
+    /// # Errors
+    ///
+    /// Something could not be removed.
+    pub async fn end_session(&self) -> Result<(), Failure> {
+        self.done(Method::DELETE, "/v1/session", empty()).await
+    }
+
+    async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
+        self.json(Method::GET, path, empty()).await
+    }
+
+    async fn json<T: DeserializeOwned>(&self, method: Method, path: &str, body: Body) -> Result<T, Failure> {
+        let answer = self.send(method, path, body).await?;
+        let bytes = answer.body.collect().await.map_err(|error| self.lost(&error))?.to_bytes();
+        serde_json::from_slice(&bytes).map_err(|error| self.lost(&error))
+    }
+
+    async fn done(&self, method: Method, path: &str, body: Body) -> Result<(), Failure> {
+        self.send(method, path, body).await.map(drop)
+    }
+
+    /// Sends a request and reads the head of the answer. An answer that is none of success is the keeper's failure.
+    async fn send(&self, method: Method, path: &str, body: Body) -> Result<Answer, Failure> {
+        let stream = UnixStream::connect(&self.socket).await.map_err(|error| self.lost(&error))?;
+        let (mut sender, connection) =
+            http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.lost(&error))?;
+        // An error of the connection is an error of the request or its body, too.
+        let connection = Connection(tokio::spawn(async move { drop(connection.await) }));
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::HOST, "shakedown")
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(body)
+            .map_err(|error| self.lost(&error))?;
+        let answer: Response<Incoming> =
+            sender.send_request(request).await.map_err(|error| self.lost(&error))?;
+        let (head, body) = answer.into_parts();
+        if head.status.is_success() {
+            return Ok(Answer { body, _connection: connection });
+        }
+        let bytes = body.collect().await.map_err(|error| self.lost(&error))?.to_bytes();
+        Err(serde_json::from_slice(&bytes).unwrap_or_else(|_| not_a_failure(head.status, &bytes)))
+    }
+
+    /// The keeper does not answer (any more).
+    fn lost(&self, reason: &dyn Display) -> Failure {
+        let failure = Failure::new(FailureKind::SessionLost, "the session keeper is gone")
+            .fact("reason", reason.to_string())
+            .fact("socket", self.socket.display().to_string());
+        let Some(orders) = &self.orders else { return failure };
+        let log = orders.place().log();
+        match session::log_tail(&log) {
+            Some(tail) => failure.fact("log", log.display().to_string()).log(tail),
+            None => failure,
+        }
+    }
+}
+
+/// A share of the session. Dropping it gives it back: the keeper removes all its containers.
+pub struct Lease {
+    granted: LeaseGranted,
+    rest: std::pin::Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>,
+}
+
+impl std::fmt::Debug for Lease {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Lease").field(&self.granted).finish()
+    }
+}
+
+impl Lease {
+    /// Its name, for [`Client::start_container`].
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.granted.lease
+    }
+
+    /// What the keeper said.
+    #[must_use]
+    pub fn granted(&self) -> &LeaseGranted {
+        &self.granted
+    }
+
+    /// Resolves when the lease is void: the session has ended, or its keeper has died.
+    pub async fn ended(&mut self) {
+        while let Some(Ok(_)) = self.rest.next().await {}
+    }
+}
+
+type Body = BoxBody<Bytes, io::Error>;
+
+fn empty() -> Body {
+    Empty::new().map_err(|never| match never {}).boxed()
+}
+
+fn json(value: &impl Serialize) -> Body {
+    // The types of `api` have no maps with keys that are no strings, the only thing that could fail here.
+    let bytes = serde_json::to_vec(value).unwrap_or_default();
+    Full::new(Bytes::from(bytes)).map_err(|never| match never {}).boxed()
+}
+
+/// The task that moves a connection's bytes. Dropping it closes the connection, and with it what was asked.
+#[derive(Debug)]
+struct Connection(JoinHandle<()>);
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+#[derive(Debug)]
+struct Answer {
+    body: Incoming,
+    /// Open as long as the body is read.
+    _connection: Connection,
+}
+
+fn chunks(answer: Answer) -> impl Stream<Item = io::Result<Bytes>> + Send {
+    stream::unfold(answer, |mut answer| async move {
+        loop {
+            match answer.body.frame().await? {
+                Ok(frame) => {
+                    if let Ok(data) = frame.into_data() {
+                        return Some((Ok(data), answer));
+                    }
+                }
+                Err(error) => return Some((Err(io::Error::other(error)), answer)),
+            }
+        }
+    })
+}
+
+/// The body's lines, without their line feeds.
+fn lines(answer: Answer) -> impl Stream<Item = io::Result<Bytes>> + Send {
+    let chunks = Box::pin(chunks(answer));
+    stream::unfold((chunks, BytesMut::new()), |(mut chunks, mut buffer)| async move {
+        loop {
+            if let Some(end) = buffer.iter().position(|byte| *byte == b'\n') {
+                let line = buffer.split_to(end + 1).freeze();
+                return Some((Ok(line.slice(..end)), (chunks, buffer)));
+            }
+            match chunks.next().await? {
+                Ok(chunk) => buffer.extend_from_slice(&chunk),
+                Err(error) => return Some((Err(error), (chunks, buffer))),
+            }
+        }
+    })
+}
+
+fn container(id: &str, rest: &str) -> String {
+    format!("/v1/containers/{}{rest}", encode(id))
+}
+
+/// Percent-encoding for a part of a path or a query.
+fn encode(text: &str) -> String {
+    text.bytes().fold(String::with_capacity(text.len()), |mut out, byte| {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
+        }
+        out
+    })
+}
+
+fn not_a_failure(status: StatusCode, body: &[u8]) -> Failure {
+    Failure::new(FailureKind::Other, format!("the server answered {status}, not as a keeper does"))
+        .fact("answer", String::from_utf8_lossy(&body[..body.len().min(500)]))
+}
