@@ -1,0 +1,260 @@
+//! The running container in a test.
+
+use crate::guard::{Alive, Guard};
+use crate::session::Share;
+use crate::{
+    Endpoints, Exec, ExecOutput, Exit, Failure, FailureKind, File, GenericContainer, Logs, Module, Pending,
+    error, files,
+};
+use shakedown_server::api::Started;
+use std::fmt;
+use std::ops::Deref;
+use std::panic::Location;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A container that is ready. It dereferences to the connection info of its module.
+///
+/// Dropping it removes the container and waits until it is gone, from any thread, inside or outside a runtime; a test
+/// that panics shows the end of the container's log. If the process is killed instead, the session keeper removes it.
+///
+/// ```no_run
+/// use shakedown::{modules::Postgres, prelude::*};
+///
+/// # async fn orders() -> shakedown::Result {
+/// let db = Postgres::new().start().await?;
+/// let url = db.url();
+/// let version = db.exec(["postgres", "--version"]).await?.success()?;
+/// assert!(version.stdout().contains("PostgreSQL"));
+/// # drop(url); Ok(()) }
+/// ```
+#[must_use = "dropping a running container removes it"]
+pub struct Running<M: Module> {
+    guard: Guard,
+    endpoints: Endpoints,
+    timings: Timings,
+    connection: Arc<M::Connection>,
+}
+
+/// How long each stage of a start took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Timings {
+    /// Finding the image, fetching it if needed.
+    pub resolve: Duration,
+    /// Making the file system, the network, the ports; putting files in.
+    pub prepare: Duration,
+    /// Starting the first process.
+    pub launch: Duration,
+    /// Waiting until it was ready.
+    pub wait: Duration,
+}
+
+impl Timings {
+    /// All stages together.
+    #[must_use]
+    pub fn total(&self) -> Duration {
+        self.resolve + self.prepare + self.launch + self.wait
+    }
+}
+
+impl<M: Module> Running<M> {
+    pub(crate) fn new(share: Arc<Share>, test: String, started: Started, connection: M::Connection) -> Self {
+        let Started { id, name, endpoints, timings } = started;
+        let timings = Timings {
+            resolve: Duration::from_micros(timings.resolve_us),
+            prepare: Duration::from_micros(timings.prepare_us),
+            launch: Duration::from_micros(timings.launch_us),
+            wait: Duration::from_micros(timings.wait_us),
+        };
+        Self {
+            guard: Guard::new(share, id, name, test),
+            endpoints,
+            timings,
+            connection: Arc::new(connection),
+        }
+    }
+
+    /// The container's id.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.guard.alive.id
+    }
+
+    /// The service's name in messages.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.guard.alive.name
+    }
+
+    /// The host to connect to from the test.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        &self.endpoints.host
+    }
+
+    /// The port of the host that leads to TCP port `container`, for ports that the module's own connection info does
+    /// not tell.
+    ///
+    /// # Errors
+    ///
+    /// The declaration does not publish that port; the failure names those it does.
+    #[track_caller]
+    pub fn port_of(&self, container: u16) -> Result<u16, Failure> {
+        let caller = Location::caller();
+        self.endpoints.tcp(container).ok_or_else(|| {
+            let mut failure = undeclared(self.name(), container, &self.endpoints);
+            error::locate(&mut failure, caller);
+            failure
+        })
+    }
+
+    /// Where it is reached, from the test and from other containers.
+    #[must_use]
+    pub fn endpoints(&self) -> &Endpoints {
+        &self.endpoints
+    }
+
+    /// The module's connection info, to keep beyond a borrow of this.
+    #[must_use]
+    pub fn connection(&self) -> Arc<M::Connection> {
+        Arc::clone(&self.connection)
+    }
+
+    /// How long each stage of the start took.
+    #[must_use]
+    pub fn timings(&self) -> Timings {
+        self.timings
+    }
+
+    /// Runs a command in the container: words, or an [`Exec`] with options. Any exit code is a result;
+    /// [`ExecOutput::success`] asks for 0.
+    ///
+    /// # Errors
+    ///
+    /// The command could not be run, for instance because there is no such program.
+    #[track_caller]
+    pub fn exec(&self, command: impl Into<Exec>) -> Pending<ExecOutput> {
+        let command = command.into();
+        self.ask(|keeper, id| async move { keeper.exec(&id, command).await })
+    }
+
+    /// What it has written so far.
+    #[track_caller]
+    pub fn logs(&self) -> Pending<Logs> {
+        self.ask(|keeper, id| async move { keeper.logs(&id).await })
+    }
+
+    /// Puts a file or a directory in, with mode and owner.
+    ///
+    /// # Errors
+    ///
+    /// The source cannot be read, or the container's file system cannot be written.
+    #[track_caller]
+    pub fn copy_in(&self, file: File) -> Pending<()> {
+        self.ask(|keeper, id| async move { keeper.put_files(&id, files::pack(&file)?).await })
+    }
+
+    /// Copies the file or directory at `path` of the container to `target` on this machine. Missing parents of
+    /// `target` are made; a file there is replaced.
+    ///
+    /// # Errors
+    ///
+    /// There is nothing at `path`, or `target` cannot be written.
+    #[track_caller]
+    pub fn copy_out(&self, path: impl Into<String>, target: impl AsRef<Path>) -> Pending<()> {
+        let (path, target) = (path.into(), std::path::absolute(target.as_ref()));
+        self.ask(|keeper, id| async move {
+            let tar = keeper.get_files(&id, &path).await?;
+            let target = target.map_err(|error| files::failed(&path, &error))?;
+            files::unpack(&tar, &target).map_err(|error| files::failed(&path, &error))
+        })
+    }
+
+    /// The content of the regular file at `path` of the container.
+    ///
+    /// # Errors
+    ///
+    /// There is no file at `path`, or it is something else, such as a directory.
+    #[track_caller]
+    pub fn read_file(&self, path: impl Into<String>) -> Pending<Vec<u8>> {
+        let path = path.into();
+        self.ask(|keeper, id| async move {
+            let tar = keeper.get_files(&id, &path).await?;
+            files::only_file(&tar).map_err(|error| files::failed(&path, &error))
+        })
+    }
+
+    /// Asks it to stop with its stop signal, and kills it after its stop timeout. Its log and files can still be read.
+    #[track_caller]
+    pub fn stop(&self) -> Pending<Exit> {
+        self.ask(|keeper, id| async move { keeper.stop(&id).await })
+    }
+
+    /// Sends a signal, such as `SIGHUP`, to its first process.
+    #[track_caller]
+    pub fn kill(&self, signal: impl Into<String>) -> Pending<()> {
+        let signal = signal.into();
+        self.ask(|keeper, id| async move { keeper.kill(&id, &signal).await })
+    }
+
+    /// Resolves when its first process has ended.
+    #[track_caller]
+    pub fn exited(&self) -> Pending<Exit> {
+        self.ask(|keeper, id| async move { keeper.exited(&id).await })
+    }
+
+    pub(crate) fn alive(&self) -> &Alive {
+        &self.guard.alive
+    }
+
+    /// One question to the keeper about this container.
+    #[track_caller]
+    fn ask<T: Send + 'static, F>(&self, question: impl FnOnce(Arc<Share>, String) -> F) -> Pending<T>
+    where
+        F: Future<Output = Result<T, Failure>> + Send + 'static,
+    {
+        Pending::spawn(question(Arc::clone(&self.guard.alive.share), self.guard.alive.id.clone()))
+    }
+}
+
+impl Running<GenericContainer> {
+    /// The port of the host that leads to TCP port `container`.
+    ///
+    /// # Errors
+    ///
+    /// The declaration does not publish that port; the failure names those it does.
+    #[track_caller]
+    pub fn port(&self, container: u16) -> Result<u16, Failure> {
+        self.port_of(container)
+    }
+}
+
+fn undeclared(name: &str, port: u16, endpoints: &Endpoints) -> Failure {
+    let mut declared: Vec<_> =
+        endpoints.published.iter().map(|port| format!("{}/{}", port.container, port.protocol)).collect();
+    declared.dedup();
+    let declared = if declared.is_empty() { "none".to_owned() } else { declared.join(", ") };
+    Failure::new(FailureKind::PortNotDeclared, format!("{name} does not publish port {port}/tcp"))
+        .fact("declared", declared)
+        .hint(format!("add `.port({port})` to its declaration"))
+}
+
+impl<M: Module> Deref for Running<M> {
+    type Target = M::Connection;
+
+    fn deref(&self) -> &M::Connection {
+        &self.connection
+    }
+}
+
+impl<M: Module> fmt::Debug for Running<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Running")
+            .field("id", &self.id())
+            .field("name", &self.name())
+            .field("endpoints", &self.endpoints)
+            .finish_non_exhaustive()
+    }
+}
