@@ -1,0 +1,23 @@
+//! The whole-system suite: what a user can count on, on whatever driver `SHAKEDOWN_DRIVER` names.
+//!
+//! No test asks which driver it is. What a driver cannot do here it declares as a missing capability; the test then
+//! prints the reason and checks that asking for it is a clear failure.
+
+mod chaos;
+mod check;
+mod ends;
+mod exec;
+mod failures;
+mod files;
+mod isolation;
+mod limits;
+mod logs;
+mod networks;
+mod options;
+mod ports;
+mod postgres;
+mod reaping;
+mod redis;
+mod runtimes;
+mod traces;
+mod waits;
