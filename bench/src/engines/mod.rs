@@ -1,0 +1,61 @@
+//! The engines: one file each, with the same two operations.
+
+mod engine;
+mod native;
+mod oci;
+mod testcontainers;
+
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+
+use crate::worker::Orders;
+
+/// What a worker measures.
+pub(crate) enum AnyEngine {
+    Shakedown(native::Shakedown),
+    Oci(oci::Oci),
+    DockerEngine(engine::DockerEngine),
+    Testcontainers(testcontainers::Testcontainers),
+}
+
+/// An engine that is ready to be measured.
+pub(crate) trait Engine {
+    /// Does the work once, from nothing to nothing. How long the measured part took.
+    async fn measure(&mut self, work: &str) -> Result<Duration>;
+
+    /// Takes away what was made for all measurements together.
+    async fn close(self) -> Result<()>;
+}
+
+/// Opens the engine of this name.
+pub(crate) async fn open(name: &str, orders: &Orders) -> Result<AnyEngine> {
+    Ok(match name {
+        // The variable that chooses the driver is set by whoever starts the worker.
+        "native" | "docker" => AnyEngine::Shakedown(native::Shakedown::new(orders)),
+        "crun" | "runc" => AnyEngine::Oci(oci::Oci::new(name, orders)),
+        "engine" => AnyEngine::DockerEngine(engine::DockerEngine::open(orders).await?),
+        "testcontainers" => AnyEngine::Testcontainers(testcontainers::Testcontainers::open(orders).await?),
+        other => bail!("there is no engine `{other}`"),
+    })
+}
+
+impl Engine for AnyEngine {
+    async fn measure(&mut self, work: &str) -> Result<Duration> {
+        match self {
+            Self::Shakedown(engine) => engine.measure(work).await,
+            Self::Oci(engine) => engine.measure(work).await,
+            Self::DockerEngine(engine) => engine.measure(work).await,
+            Self::Testcontainers(engine) => engine.measure(work).await,
+        }
+    }
+
+    async fn close(self) -> Result<()> {
+        match self {
+            Self::Shakedown(engine) => engine.close().await,
+            Self::Oci(engine) => engine.close().await,
+            Self::DockerEngine(engine) => engine.close().await,
+            Self::Testcontainers(engine) => engine.close().await,
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! What is measured, and in which order.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::bundle;
+use crate::results::{Results, Row};
+use crate::say;
+use crate::worker::{Place, Worker};
+
+/// What is run: the name in results, and how often unless said otherwise.
+const WORK: &[(&str, usize)] = &[("true", 40), ("redis", 15), ("postgres", 7)];
+
+/// Answers that are not counted: the first makes sessions, unpacks layers, fills caches.
+const WARM_UP: usize = 2;
+
+/// The engines of a row's name; what they are asked to do; the process that does it.
+const ENGINES: &[(&str, &[&str], &str, Place)] = &[
+    ("native.root", &["true", "redis", "postgres"], "native", Place::Here),
+    ("native.user", &["true", "redis", "postgres"], "native", Place::User),
+    ("crun", &["true"], "crun", Place::WithoutUnifiedCgroups),
+    ("runc", &["true"], "runc", Place::Here),
+    // The daemon's own API, and Shakedown's driver for it: the two differ by what a test needs besides.
+    ("docker", &["true"], "engine", Place::Here),
+    ("docker", &["redis", "postgres"], "docker", Place::Here),
+    ("testcontainers", &["redis", "postgres"], "testcontainers", Place::Here),
+];
+
+/// What `cargo xtask bench` passes.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Options {
+    /// The directory of the image layouts.
+    pub(crate) images: PathBuf,
+    /// The address of a Docker daemon.
+    pub(crate) docker: String,
+    /// The ordinary user.
+    pub(crate) user: String,
+    /// How often; unset, each work's own number.
+    n: Option<usize>,
+    /// Only rows whose names contain this.
+    only: String,
+    json: bool,
+}
+
+impl Options {
+    fn parse(args: &[String]) -> Result<Self> {
+        let mut options = Self::default();
+        let mut args = args.iter();
+        while let Some(name) = args.next() {
+            if name == "--json" {
+                options.json = true;
+                continue;
+            }
+            let value = args.next().with_context(|| format!("`{name}` needs a value"))?;
+            match name.as_str() {
+                "--images" => options.images = value.into(),
+                "--docker" => options.docker.clone_from(value),
+                "--user" => options.user.clone_from(value),
+                "--only" => options.only.clone_from(value),
+                "--n" => options.n = Some(value.parse().context("`--n` takes a number")?),
+                other => bail!("there is no option `{other}`"),
+            }
+        }
+        if options.n == Some(0) {
+            bail!("`--n` has to be at least 1");
+        }
+        Ok(options)
+    }
+}
+
+/// One row to measure: its name, the work, the index of the engine, and how often.
+struct Planned {
+    name: String,
+    work: &'static str,
+    engine: usize,
+    n: usize,
+}
+
+/// Measures everything. Whether nothing failed.
+pub(crate) fn run(args: &[String]) -> Result<bool> {
+    let options = Options::parse(args)?;
+    let planned = planned(&options);
+    if planned.is_empty() {
+        bail!("no row's name contains `{}`", options.only);
+    }
+    let bundle = bundle::Bundle::unpack(&options.images.join("busybox"))?;
+    let mut results = Results::new(planned.iter().map(|row| row.name.clone()));
+    let mut workers = start(&planned, &options, bundle.path(), &mut results);
+    let rounds = planned.iter().map(|row| row.n).max().unwrap_or(0) + WARM_UP;
+    for round in 0..rounds {
+        if round.is_multiple_of(10) {
+            say(&format!("round {} of {rounds}", round + 1));
+        }
+        for row in planned.iter().filter(|row| round < row.n + WARM_UP) {
+            // A row that failed once is not asked again: what it would measure is the failure.
+            if results.has_failed(&row.name) {
+                continue;
+            }
+            let Some(worker) = workers.get_mut(&row.engine) else { continue };
+            match worker.ask(row.work) {
+                Ok(millis) if round >= WARM_UP => results.add(&row.name, millis),
+                Ok(_) => {}
+                Err(error) => {
+                    say(&format!("{}: {error:#}", row.name));
+                    results.fail(&row.name, &format!("{error:#}"));
+                }
+            }
+        }
+    }
+    drop(workers);
+    report(&results, options.json);
+    Ok(results.is_complete())
+}
+
+/// Starts the engines of these rows. The rows of one that does not start have failed.
+fn start(
+    planned: &[Planned],
+    options: &Options,
+    bundle: &Path,
+    results: &mut Results,
+) -> HashMap<usize, Worker> {
+    let mut workers = HashMap::new();
+    for (engine, (_, _, process, place)) in ENGINES.iter().enumerate() {
+        let mut rows = planned.iter().filter(|row| row.engine == engine).peekable();
+        if rows.peek().is_none() {
+            continue;
+        }
+        match Worker::start(process, *place, options, bundle) {
+            Ok(worker) => drop(workers.insert(engine, worker)),
+            Err(error) => rows.for_each(|row| results.fail(&row.name, &format!("{error:#}"))),
+        }
+    }
+    workers
+}
+
+/// The rows that were asked for, in the order of the results: by work, then by engine.
+fn planned(options: &Options) -> Vec<Planned> {
+    let mut rows = Vec::new();
+    for (work, n) in WORK {
+        for (engine, (name, works, ..)) in ENGINES.iter().enumerate() {
+            let name = format!("{work}.{name}");
+            if works.contains(work) && name.contains(&options.only) {
+                rows.push(Planned { name, work, engine, n: options.n.unwrap_or(*n) });
+            }
+        }
+    }
+    rows
+}
+
+#[expect(clippy::print_stdout, reason = "the results are what this program is for")]
+fn report(results: &Results, as_json: bool) {
+    let rows: Vec<Row> = results.rows();
+    if as_json {
+        println!("{:#}", results.json(&rows));
+    } else {
+        println!("{}", results.table(&rows));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Who compares results by name finds every row, once.
+    #[test]
+    fn rows_have_the_agreed_names() {
+        let names: Vec<String> = planned(&Options::default()).into_iter().map(|row| row.name).collect();
+        let expected = "true.native.root true.native.user true.crun true.runc true.docker \
+                        redis.native.root redis.native.user redis.docker redis.testcontainers \
+                        postgres.native.root postgres.native.user postgres.docker postgres.testcontainers";
+        assert_eq!(names.join(" "), expected);
+    }
+}
