@@ -4,9 +4,11 @@
 //! route nor a right on this side.
 
 use crate::native::launcher::Handle;
+use crate::wait::{Poll, poll};
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 
@@ -66,21 +68,29 @@ async fn accept(listener: TcpListener, launcher: Handle, id: String, target: Soc
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok((outer, _)) => {
-                    connections.spawn(carry(outer, launcher.clone(), id.clone(), target));
-                }
-                // The peer has gone again, or descriptors are short for the moment.
-                Err(_) => back_off().await,
-            },
+            outer = next_connection(&listener) => {
+                connections.spawn(carry(outer, launcher.clone(), id.clone(), target));
+            }
             Some(_) = connections.join_next() => {}
         }
     }
 }
 
-/// Lets some time pass in which other connections end.
-async fn back_off() {
-    let _ = tokio::time::timeout(std::time::Duration::from_millis(10), std::future::pending::<()>()).await;
+/// The next connection. An error means that the peer has gone again, or that descriptors are short for the moment: the
+/// wait loop asks again, less and less often.
+async fn next_connection(listener: &TcpListener) -> TcpStream {
+    const PATIENCE: Duration = Duration::from_secs(3600);
+    loop {
+        let accepted = poll(PATIENCE, || async {
+            match listener.accept().await {
+                Ok((outer, _)) => Poll::Ready(outer),
+                Err(error) => Poll::NotYet(error.to_string()),
+            }
+        });
+        if let Ok(outer) = accepted.await {
+            return outer;
+        }
+    }
 }
 
 /// Carries one connection. If the container does not accept it, it is closed: that is what Docker's proxy does.
