@@ -65,3 +65,13 @@ fn a_hundred_in_a_row() -> shakedown::Result {
     }
     Ok(())
 }
+
+/// A stop signal may be a real-time one, as that of images which run systemd is.
+#[test]
+fn a_stop_signal_may_be_a_real_time_one() -> shakedown::Result {
+    let script = "trap 'echo asked; exit 0' RTMIN+3 2>/dev/null || trap 'echo asked; exit 0' 37; echo up; \
+        while :; do sleep 0.05; done";
+    let container = sh(script).stop_signal("SIGRTMIN+3").wait(Wait::log("up")).start().blocking()?;
+    assert_eq!(container.stop().blocking()?.code, 0);
+    Ok(())
+}

@@ -442,9 +442,7 @@ impl<'a> Server<'a> {
     fn signal(&self, child: u64, signal: i32) -> Answer {
         let Some(child) = self.children.get(&child) else { return done() };
         let doing = || format!("send signal {signal}");
-        let named =
-            Signal::from_named_raw(signal).ok_or_else(|| Trouble::new(doing(), "there is no such signal"))?;
-        match rustix::process::pidfd_send_signal(&child.pidfd, named) {
+        match sys::send_signal(child.pidfd.as_fd(), signal) {
             Ok(()) | Err(Errno::SRCH) => done(),
             Err(errno) => Err(errno).call(|| format!("pidfd_send_signal(…, {signal})")).trying(doing),
         }

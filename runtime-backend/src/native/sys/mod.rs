@@ -12,7 +12,7 @@ pub(crate) use clone::{Clone, Stack, clone_vfork, fork_namespaces};
 pub(crate) use memory::overwrite_arguments;
 pub(crate) use process::{
     close_all_from, close_other_than, exec, install_filter, mount_set_attributes, own_descriptor,
-    reset_signals, set_rlimit, unshare_cgroup, unshare_network, watch,
+    reset_signals, send_signal, set_rlimit, unshare_cgroup, unshare_network, watch,
 };
 
 use rustix::io::Errno;

@@ -122,6 +122,16 @@ pub(crate) fn reset_signals() {
     }
 }
 
+/// Sends a signal, of any number that the kernel knows.
+pub(crate) fn send_signal(process: BorrowedFd<'_>, signal: i32) -> Result<(), Errno> {
+    // SAFETY: no information about the sender is passed; a number that is no signal is refused with EINVAL.
+    let result = unsafe {
+        let nothing = std::ptr::null_mut::<libc::siginfo_t>();
+        libc::syscall(libc::SYS_pidfd_send_signal, process.as_raw_fd(), signal, nothing, 0)
+    };
+    check(result).map(drop)
+}
+
 /// Watches a descriptor for readiness; must be called within a tokio runtime.
 pub(crate) fn watch(fd: OwnedFd) -> std::io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: the registration ends with the `AsyncFd`, which owns the descriptor and so outlives none of it.
