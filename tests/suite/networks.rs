@@ -66,3 +66,17 @@ fn a_container_joins_several_networks() -> shakedown::Result {
     drop(web);
     Ok(())
 }
+
+/// A service that is started again under its name is reached at once, although its predecessor's address was remembered.
+#[test]
+fn a_successor_is_reached_at_once() -> shakedown::Result {
+    let net = Network::new();
+    let shop = Redis::new().network(&net).start().blocking()?;
+    for _ in 0..3 {
+        let till = Redis::new().name("till").network(&net).start().blocking()?;
+        let asked = shop.exec(["timeout", "5", "redis-cli", "-h", "till", "ping"]).blocking()?.success()?;
+        assert_eq!(asked.stdout(), "PONG\n");
+        drop(till);
+    }
+    Ok(())
+}
