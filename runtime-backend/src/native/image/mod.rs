@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! source ──► manifest, configuration ──► blobs, verified ──► trees, one for each layer ──► StoredImage
-//!            files, fetch                fetch               unpack, by an Unpacker        store
+//!            files, fetch                fetch               unpack, by an Unpacker        obtain, store
 //! ```
 //! The [`Store`] is shared by all processes of a user. Everything in it is named by its digest and appears whole or not
 //! at all (`disk`), so a process may be killed, and the disk may be full, at any moment.
@@ -14,6 +14,7 @@ mod failures;
 mod fetch;
 mod files;
 mod manifest;
+mod obtain;
 mod registry;
 mod remove;
 mod store;
