@@ -43,6 +43,7 @@ impl Postgres {
     #[must_use]
     pub fn new() -> Self {
         let mut container = Container::of("postgres:17")
+            .made_for(["postgres", "pgvector/pgvector", "postgis/postgis", "timescale/timescaledb"])
             .env("POSTGRES_INITDB_ARGS", "--no-sync")
             .port(PORT)
             .wait(Wait::probe(ProbeProtocol::Postgres, PORT))
@@ -291,7 +292,12 @@ mod tests {
           "no_new_privileges": false,
           "read_only": false,
           "stop_signal": "SIGINT",
-          "pull_policy": "missing"
+          "compatible": [
+            "postgres",
+            "pgvector/pgvector",
+            "postgis/postgis",
+            "timescale/timescaledb"
+          ]
         }
         "#);
     }

@@ -36,7 +36,10 @@ impl Redis {
     /// Redis 7.
     #[must_use]
     pub fn new() -> Self {
-        let mut container = Container::of("redis:7").port(PORT).wait(Wait::probe(ProbeProtocol::Redis, PORT));
+        let mut container = Container::of("redis:7")
+            .made_for(["redis", "valkey/valkey"])
+            .port(PORT)
+            .wait(Wait::probe(ProbeProtocol::Redis, PORT));
         container.name = Some("redis".to_owned());
         container.service_user = Some("redis".to_owned());
         Self { container, password: None, config: BTreeMap::new() }.config("save", "")
@@ -208,7 +211,10 @@ mod tests {
           "privileged": false,
           "no_new_privileges": false,
           "read_only": false,
-          "pull_policy": "missing"
+          "compatible": [
+            "redis",
+            "valkey/valkey"
+          ]
         }
         "#);
     }

@@ -64,13 +64,46 @@
 //!
 //! What makes a module good:
 //!
-//! * **Pin the image** to a version whose behaviour the module knows.
+//! * **Pin the image** to a version whose behaviour the module knows, and name the images it knows with
+//!   [`made_for`](shakedown_spec::Configure::made_for): one of another name is then refused unless its user says that
+//!   it is compatible.
 //! * **Ready means ready.** Ask the service, by its own protocol or over HTTP, rather than its log: log lines change
 //!   between versions, and many images log "ready" for the temporary server of their initialisation.
 //! * **Name the user** the image's entry point changes to (`service_user`), so that the service also runs where only one
 //!   user id can be mapped.
 //! * **Say what is switched off** for speed, and how to switch it on.
 //! * **Do no input or output.** A module is data: it can be printed, compared and snapshot-tested.
+//!
+//! # A service with a licence
+//!
+//! Where a licence has to be accepted, the module declares it and leaves the acceptance to its user. Without it the
+//! start is refused, with the address of the licence:
+//!
+//! ```
+//! use shakedown_spec::{Configure, Container, Licence};
+//!
+//! #[derive(Clone)]
+//! pub struct Ledger(Container);
+//!
+//! impl Ledger {
+//!     pub fn new() -> Self {
+//!         let mut container = Container::of("registry.example.com/ledger:9").made_for(["registry.example.com/ledger"]);
+//!         container.licence = Some(Licence::new("Ledger end-user licence", "https://ledger.example.com/eula"));
+//!         // What the image itself asks for. Nothing runs before the user has accepted, so it may stand here.
+//!         Self(container.env("ACCEPT_EULA", "Y"))
+//!     }
+//! }
+//!
+//! impl AsMut<Container> for Ledger {
+//!     fn as_mut(&mut self) -> &mut Container {
+//!         &mut self.0
+//!     }
+//! }
+//!
+//! // A test writes the acceptance out, where a reviewer sees it:
+//! let ledger = Ledger::new().accept_licence();
+//! assert!(ledger.0.licence.unwrap().accepted);
+//! ```
 
 #[cfg(test)]
 pub(crate) mod examples {

@@ -1,6 +1,9 @@
 //! The methods every module shares: builder-lite, in any order, on the module's own type.
 
-use crate::{Attachment, Container, File, Healthcheck, Mount, Network, Port, PullPolicy, Wait};
+use crate::{
+    Attachment, Build, Container, File, Healthcheck, ImageReference, Mount, Network, NetworkMode, Port,
+    PullPolicy, Wait,
+};
 use std::time::Duration;
 
 /// Common options of containers. Every method takes and returns the module's own type, so they mix with its own.
@@ -22,10 +25,66 @@ pub trait Configure: AsMut<Container> + Sized {
         self
     }
 
-    /// Uses another image.
+    /// Uses another image, such as another tag of the module's own.
+    ///
+    /// Modules know images by their names. One of a name that the module does not know is refused at the start, because
+    /// users, paths and variables of it may be others: use [`compatible_image`](Self::compatible_image) if they are not.
+    /// Sources (`oci:DIR`, `build:DIR`, …) and what `shakedown.toml` puts in an image's place are taken as they are.
     #[must_use]
     fn image(self, image: impl Into<String>) -> Self {
-        self.with(|c| c.image = image.into())
+        self.with(|c| {
+            c.image = image.into();
+            c.build = None;
+        })
+    }
+
+    /// Uses the image that this builds.
+    #[must_use]
+    fn build(self, build: Build) -> Self {
+        self.with(|c| {
+            c.image = format!("build:{build}");
+            c.build = Some(Box::new(build));
+        })
+    }
+
+    /// Uses an image of another name, of which the caller knows that it works like the module's own:
+    /// `Postgres::new().compatible_image("mycorp/pg:17")`.
+    #[must_use]
+    fn compatible_image(self, image: impl Into<String>) -> Self {
+        self.with(|c| {
+            c.image = image.into();
+            c.build = None;
+            // What is no reference is refused at the start, with the reason.
+            if let Ok(reference) = c.image.parse::<ImageReference>()
+                && !c.compatible.is_empty()
+            {
+                c.compatible.push(reference.name());
+            }
+        })
+    }
+
+    /// Declares which images, by their names without tags, the rest of the declaration is written for: for modules.
+    #[must_use]
+    fn made_for<S: Into<String>>(self, names: impl IntoIterator<Item = S>) -> Self {
+        self.with(|c| c.compatible = names.into_iter().map(Into::into).collect())
+    }
+
+    /// Uses the image for this platform, such as `linux/arm64`, on a machine that may have to emulate it.
+    ///
+    /// What the machine cannot run is refused at the start.
+    #[must_use]
+    fn platform(self, platform: impl Into<String>) -> Self {
+        self.with(|c| c.platform = Some(platform.into()))
+    }
+
+    /// Accepts the licence that the module asks its user to accept. Without such a licence it changes nothing.
+    #[must_use]
+    fn accept_licence(self) -> Self {
+        self.with(|c| {
+            if let Some(licence) = &mut c.licence {
+                licence.accepted = true;
+            }
+        })
     }
 
     /// Names the service in messages and on networks.
@@ -119,6 +178,38 @@ pub trait Configure: AsMut<Container> + Sized {
         })
     }
 
+    /// Gives the container another network than its own; see [`NetworkMode`].
+    ///
+    /// ```
+    /// use shakedown_spec::{Configure, GenericContainer, NetworkMode};
+    ///
+    /// let probe = GenericContainer::new("busybox").network_mode(NetworkMode::Host);
+    /// # assert_eq!(probe.0.network_mode, NetworkMode::Host);
+    /// ```
+    #[must_use]
+    fn network_mode(self, mode: NetworkMode) -> Self {
+        self.with(|c| c.network_mode = mode)
+    }
+
+    /// Says whether the container may open connections to the outside. `true` makes it an error where this machine
+    /// cannot do it; by default the container then goes without.
+    #[must_use]
+    fn outbound(self, allowed: bool) -> Self {
+        self.with(|c| c.outbound = Some(allowed))
+    }
+
+    /// Adds the address of a name server to use instead of the host's.
+    #[must_use]
+    fn dns(self, server: impl Into<String>) -> Self {
+        self.with(|c| c.dns.push(server.into()))
+    }
+
+    /// Adds a domain in which names are looked up.
+    #[must_use]
+    fn dns_search(self, domain: impl Into<String>) -> Self {
+        self.with(|c| c.dns_search.push(domain.into()))
+    }
+
     /// Adds a condition to the module's own readiness.
     #[must_use]
     fn wait(self, wait: Wait) -> Self {
@@ -181,7 +272,7 @@ pub trait Configure: AsMut<Container> + Sized {
         self.with(|c| c.read_only = true)
     }
 
-    /// Adds a line to `/etc/hosts`.
+    /// Adds a line to `/etc/hosts`; the address may be `host-gateway`, the host.
     #[must_use]
     fn extra_host(self, name: impl Into<String>, address: impl Into<String>) -> Self {
         self.with(|c| {
@@ -192,7 +283,7 @@ pub trait Configure: AsMut<Container> + Sized {
     /// When to ask the registry for the image.
     #[must_use]
     fn pull_policy(self, policy: PullPolicy) -> Self {
-        self.with(|c| c.pull_policy = policy)
+        self.with(|c| c.pull_policy = Some(policy))
     }
 
     /// The signal that asks the container to stop, such as `SIGINT`.

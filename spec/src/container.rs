@@ -1,6 +1,8 @@
 //! The declaration of one container.
 
-use crate::{File, Healthcheck, Mount, Network, Port, Resources, Wait, serial};
+use crate::{
+    Build, File, Healthcheck, Licence, Mount, Network, NetworkMode, Port, PullPolicy, Resources, Wait, serial,
+};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,6 +15,9 @@ use std::time::Duration;
 pub struct Container {
     /// The image: a reference (`postgres:17`), or a source (`oci:DIR`, `docker-archive:FILE`, …).
     pub image: String,
+    /// Builds the image; `image` is then only its name in messages. `build:DIR` in `image` is the short form.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub build: Option<Box<Build>>,
     /// The service's name in messages, and its host name on networks; derived from the image when unset.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
@@ -55,6 +60,19 @@ pub struct Container {
     /// Networks to join.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub networks: Vec<Attachment>,
+    /// Which network the container has; only the default one can join networks.
+    #[serde(skip_serializing_if = "NetworkMode::is_default")]
+    pub network_mode: NetworkMode,
+    /// Whether the container may open connections to the outside. When unset it may, if this machine can do it and it is
+    /// not on internal networks alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub outbound: Option<bool>,
+    /// Addresses of name servers; the host's when empty.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub dns: Vec<String>,
+    /// Domains in which names are looked up; the host's when empty.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub dns_search: Vec<String>,
     /// Replaces the image's health check.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub healthcheck: Option<Healthcheck>,
@@ -81,7 +99,7 @@ pub struct Container {
     /// Kernel parameters of the container's own namespaces.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub sysctls: BTreeMap<String, String>,
-    /// Extra lines of `/etc/hosts`: name to address.
+    /// Extra lines of `/etc/hosts`: name to address, or to `host-gateway`, the host.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub extra_hosts: BTreeMap<String, String>,
     /// Signal that asks the container to stop; the image's, else `SIGTERM`, when unset.
@@ -90,8 +108,19 @@ pub struct Container {
     /// How long the container may take to stop before it is killed; 10 s when unset.
     #[serde(rename = "stop_timeout_ms", with = "serial::millis", skip_serializing_if = "Option::is_none")]
     pub stop_timeout: Option<Duration>,
-    /// When to ask the registry for the image.
-    pub pull_policy: PullPolicy,
+    /// When to ask the registry for the image; what `shakedown.toml` says, else `missing`, when unset.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pull_policy: Option<PullPolicy>,
+    /// What kind of machine the image has to be for, such as `linux/arm64`; this machine's kind when unset.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub platform: Option<String>,
+    /// Names of images without tags, such as `postgres`, that the rest of the declaration is written for. An image of
+    /// another name is refused; see [`compatible_image`](crate::Configure::compatible_image). Empty means any.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub compatible: Vec<String>,
+    /// What the user has to accept before the container may run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub licence: Option<Licence>,
 }
 
 impl Container {
@@ -100,13 +129,27 @@ impl Container {
         Self { image: image.into(), ..Self::default() }
     }
 
+    /// A declaration of the image that this builds, with everything else as the image says.
+    #[must_use]
+    pub fn built(build: Build) -> Self {
+        let image = format!("build:{build}");
+        Self { image, build: Some(Box::new(build)), ..Self::default() }
+    }
+
     /// The service's name in messages and on networks: the declared one, else the last part of the image's name.
     #[must_use]
     pub fn display_name(&self) -> String {
         if let Some(name) = &self.name {
             return name.clone();
         }
-        let (_, path) = self.image.rsplit_once('/').unwrap_or(("", &self.image));
+        if let Some(build) = &self.build {
+            return build.name().unwrap_or("container").to_owned();
+        }
+        const SCHEMES: [&str; 5] = ["oci:", "oci-archive:", "docker-archive:", "docker-daemon:", "build:"];
+        let place = self.image.split('?').next().unwrap_or_default();
+        let scheme = SCHEMES.iter().find_map(|scheme| place.strip_prefix(scheme));
+        let place = scheme.unwrap_or(place).trim_end_matches(['/', '.']);
+        let (_, path) = place.rsplit_once('/').unwrap_or(("", place));
         let end = path.find(['@', ':']).unwrap_or(path.len());
         let name: String =
             path[..end].chars().filter(|c| c.is_ascii_alphanumeric() || "-_.".contains(*c)).collect();
@@ -141,19 +184,6 @@ pub struct Attachment {
     pub aliases: Vec<String>,
 }
 
-/// When to ask the registry for an image.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum PullPolicy {
-    /// Only when the image is not in the local store.
-    #[default]
-    Missing,
-    /// At every start, so that a moved tag is noticed.
-    Always,
-    /// Not at all: an image that is not in the local store is an error.
-    Never,
-}
-
 /// Any image, without a module: what it needs is declared with [`Configure`](crate::Configure).
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct GenericContainer(pub Container);
@@ -162,6 +192,12 @@ impl GenericContainer {
     /// A container of `image`.
     pub fn new(image: impl Into<String>) -> Self {
         Self(Container::of(image))
+    }
+
+    /// A container of the image that this builds.
+    #[must_use]
+    pub fn build(build: Build) -> Self {
+        Self(Container::built(build))
     }
 }
 
@@ -187,7 +223,16 @@ mod tests {
         name("ghcr.io/acme/orders-db@sha256:0123", "orders-db");
         name("localhost:5000/redis:7", "redis");
         name("oci:target/images/busybox", "busybox");
+        name("docker-daemon:redis:7", "redis");
+        name("docker-archive:redis.tar:redis:7", "redis.tar");
+        name("build:images/orders/?dockerfile=docker/Release", "orders");
+        name("build:.", "container");
+        name("debian:bookworm?include=redis&mirror=http://deb.debian.org/debian", "debian");
         name("", "container");
+        let built = |build: Build| Container::built(build).display_name();
+        assert_eq!(built(Build::directory("tests/web").target("dev")), "web");
+        assert_eq!(built(Build::directory(".")), "container");
+        assert_eq!(built(Build::inline("FROM scratch")), "container");
     }
 
     /// What a declaration says survives the way to the keeper.

@@ -4,7 +4,9 @@ use crate::{Container, Endpoints, GenericContainer};
 
 /// A service that is used without knowing its image: `Postgres`, `Redis`, or one of your own.
 ///
-/// A module is data. It says which container to run, and what a test gets once it runs.
+/// A module is data. It says which container to run, and what a test gets once it runs. A service whose licence has to be
+/// accepted says so in its declaration ([`Licence`](crate::Licence)), and its user accepts it with
+/// [`accept_licence()`](crate::Configure::accept_licence).
 pub trait Module: Clone + Send + Sync + 'static {
     /// What a test holds: `url()`, `host()`, … It is what `Running<Self>` dereferences to.
     type Connection: Send + Sync + 'static;

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 
 /// A private network. Containers on it reach each other by name, on every port, published or not.
@@ -52,9 +53,79 @@ impl Network {
     }
 }
 
+/// Which network a container has.
+///
+/// In JSON a text: `default`, `none`, `host` or `container:ID`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum NetworkMode {
+    /// Its own, connected with the networks it joins.
+    #[default]
+    Default,
+    /// Its own, connected with nothing.
+    None,
+    /// The host's: it listens on the host's ports, and nothing is published.
+    Host,
+    /// That of the running container with this id.
+    Container(String),
+}
+
+impl NetworkMode {
+    /// Whether this is the mode of a container that declares none.
+    #[must_use]
+    pub fn is_default(&self) -> bool {
+        *self == Self::Default
+    }
+}
+
+impl TryFrom<String> for NetworkMode {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        match text.as_str() {
+            "default" => Ok(Self::Default),
+            "none" => Ok(Self::None),
+            "host" => Ok(Self::Host),
+            other => match other.strip_prefix("container:") {
+                Some(id) if !id.is_empty() => Ok(Self::Container(id.to_owned())),
+                _ => Err(format!("`{text}` is none of `default`, `none`, `host`, `container:ID`")),
+            },
+        }
+    }
+}
+
+impl From<NetworkMode> for String {
+    fn from(mode: NetworkMode) -> Self {
+        mode.to_string()
+    }
+}
+
+impl fmt::Display for NetworkMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::None => f.write_str("none"),
+            Self::Host => f.write_str("host"),
+            Self::Container(id) => write!(f, "container:{id}"),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A mode that is misspelt in a request is told.
+    #[test]
+    fn modes_are_texts() {
+        for text in ["default", "none", "host", "container:orders-1"] {
+            assert_eq!(NetworkMode::try_from(text.to_owned()).map(String::from), Ok(text.to_owned()));
+        }
+        for wrong in ["", "bridge", "container:"] {
+            let told = NetworkMode::try_from(wrong.to_owned()).unwrap_err();
+            assert!(told.contains(wrong) && told.contains("`host`"), "{told}");
+        }
+    }
 
     /// Two tests that each make a network must not meet on it.
     #[test]

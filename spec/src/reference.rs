@@ -1,7 +1,6 @@
-//! Image references as Docker reads them, and the other places an image can come from.
+//! Image references as Docker reads them.
 
 use std::fmt;
-use std::path::PathBuf;
 use std::str::FromStr;
 
 /// A reference such as `postgres`, `ghcr.io/shop/orders:3`, or `redis@sha256:…`, completed as Docker completes it.
@@ -27,6 +26,19 @@ pub struct ReferenceError {
     reason: String,
 }
 
+impl ReferenceError {
+    /// Says about `text` what is wrong with it.
+    pub fn new(text: &str, reason: impl Into<String>) -> Self {
+        Self { text: text.to_owned(), reason: reason.into() }
+    }
+
+    /// What is wrong, without the text.
+    #[must_use]
+    pub fn reason(&self) -> &str {
+        &self.reason
+    }
+}
+
 impl ImageReference {
     /// Whether the registry is this machine, where plain HTTP is allowed.
     #[must_use]
@@ -44,6 +56,18 @@ impl ImageReference {
     #[must_use]
     pub fn selector(&self) -> &str {
         self.digest.as_deref().or(self.tag.as_deref()).unwrap_or("latest")
+    }
+
+    /// Registry and repository, without tag and digest: `docker.io/library/postgres`.
+    #[must_use]
+    pub fn name(&self) -> String {
+        format!("{}/{}", self.registry, self.repository)
+    }
+
+    /// Whether `text` names its registry itself, so that none has to be added to it.
+    #[must_use]
+    pub fn names_registry(text: &str) -> bool {
+        split_registry(text).0.is_some()
     }
 
     /// The short form Docker shows: `postgres:17` for `docker.io/library/postgres:17`.
@@ -69,7 +93,7 @@ impl FromStr for ImageReference {
     type Err = ReferenceError;
 
     fn from_str(text: &str) -> Result<Self, ReferenceError> {
-        parse(text).map_err(|reason| ReferenceError { text: text.to_owned(), reason })
+        parse(text).map_err(|reason| ReferenceError::new(text, reason))
     }
 }
 
@@ -202,73 +226,6 @@ fn check_digest(digest: &str) -> Result<String, String> {
     }
 }
 
-/// Where an image comes from, as [`Container::image`](crate::Container) says.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum ImageSource {
-    /// The local store, else a registry.
-    Registry(ImageReference),
-    /// `oci:DIR` or `oci:DIR:TAG`: an OCI image layout directory.
-    OciLayout {
-        /// The directory.
-        path: PathBuf,
-        /// Which of its images, by `org.opencontainers.image.ref.name`; the only one when unset.
-        tag: Option<String>,
-    },
-    /// `oci-archive:FILE` or `oci-archive:FILE:TAG`: a tar file of an OCI image layout.
-    OciArchive {
-        /// The file.
-        path: PathBuf,
-        /// Which of its images; the only one when unset.
-        tag: Option<String>,
-    },
-    /// `docker-archive:FILE` or `docker-archive:FILE:REFERENCE`: what `docker save` writes.
-    DockerArchive {
-        /// The file.
-        path: PathBuf,
-        /// Which of its images; the only one when unset.
-        reference: Option<String>,
-    },
-}
-
-impl FromStr for ImageSource {
-    type Err = ReferenceError;
-
-    fn from_str(text: &str) -> Result<Self, ReferenceError> {
-        let located = |rest: &str| {
-            let (path, tag) = match rest.split_once(':') {
-                Some((path, tag)) => (path, Some(tag.to_owned())),
-                None => (rest, None),
-            };
-            if path.is_empty() {
-                return Err(ReferenceError { text: text.to_owned(), reason: "the path is empty".to_owned() });
-            }
-            Ok((PathBuf::from(path), tag))
-        };
-        if let Some(rest) = text.strip_prefix("oci:") {
-            located(rest).map(|(path, tag)| Self::OciLayout { path, tag })
-        } else if let Some(rest) = text.strip_prefix("oci-archive:") {
-            located(rest).map(|(path, tag)| Self::OciArchive { path, tag })
-        } else if let Some(rest) = text.strip_prefix("docker-archive:") {
-            located(rest).map(|(path, reference)| Self::DockerArchive { path, reference })
-        } else {
-            text.parse().map(Self::Registry)
-        }
-    }
-}
-
-impl fmt::Display for ImageSource {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (scheme, path, selector) = match self {
-            Self::Registry(reference) => return reference.fmt(f),
-            Self::OciLayout { path, tag } => ("oci", path, tag),
-            Self::OciArchive { path, tag } => ("oci-archive", path, tag),
-            Self::DockerArchive { path, reference } => ("docker-archive", path, reference),
-        };
-        write!(f, "{scheme}:{}", path.display())?;
-        selector.as_ref().map_or(Ok(()), |selector| write!(f, ":{selector}"))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -341,14 +298,5 @@ mod tests {
     fn the_familiar_form_is_short() {
         assert_eq!("docker.io/library/redis:7".parse::<ImageReference>().unwrap().familiar(), "redis:7");
         assert_eq!("ghcr.io/a/b".parse::<ImageReference>().unwrap().familiar(), "ghcr.io/a/b:latest");
-    }
-
-    /// Sources print as they are written.
-    #[test]
-    fn sources_survive_printing() {
-        for text in ["oci:a/b", "oci:a/b:7", "oci-archive:x.tar", "docker-archive:x.tar:redis:7"] {
-            assert_eq!(text.parse::<ImageSource>().unwrap().to_string(), text);
-        }
-        assert!("oci:".parse::<ImageSource>().is_err());
     }
 }
