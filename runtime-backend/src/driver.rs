@@ -3,15 +3,22 @@
 //! A driver resolves images, makes networks, and creates, starts and removes containers. It knows sessions only as a
 //! name that everything it makes has to carry, so that a later session can find and remove what a dead one left.
 
-use crate::LogBook;
+use crate::build::{BuildProgress, BuildRequest};
+use crate::native::image::StoreLimits;
+use crate::transfer::{ByteStream, ListedImage, LoadedImage, NewImage, SavedImage};
+use crate::{ArchiveForm, Bundled, LogBook, Runs, Wanted};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use serde::{Deserialize, Serialize};
-use shakedown_spec::{Container, Endpoints, Failure, Healthcheck, ImageSource, Network, PullPolicy, Stream};
+use shakedown_spec::{
+    Container, Endpoints, Failure, FailureKind, Healthcheck, ImageReference, ImageSource, Network, Platform,
+    PullPolicy, Stream,
+};
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -34,8 +41,62 @@ pub trait Driver: Send + Sync + fmt::Debug {
     /// What this driver can do on this machine, and the reason where it cannot.
     fn capabilities(&self) -> Vec<Capability>;
 
-    /// Finds the image, fetching it if the policy says so. Nothing unverified is ever unpacked.
-    async fn resolve(&self, source: &ImageSource, policy: PullPolicy, progress: Progress) -> Result<Image>;
+    /// Finds the image, fetching it if the terms say so. Nothing unverified is ever unpacked.
+    async fn obtain(&self, wanted: &Wanted, progress: Progress) -> Result<Image>;
+
+    /// As [`obtain`](Driver::obtain), for the machine at hand, with the network.
+    async fn resolve(&self, source: &ImageSource, policy: PullPolicy, progress: Progress) -> Result<Image> {
+        self.obtain(&Wanted::new(source.clone(), policy), progress).await
+    }
+
+    /// What the local store has under this reference: the digests of the index or manifest that it can be asked for by.
+    /// Nothing, if the image is not there. No network is used.
+    async fn stored(&self, reference: &ImageReference) -> Result<Vec<String>>;
+
+    /// The digest of what the registry means by this reference now; `None` if it does not say.
+    async fn current(&self, reference: &ImageReference, wanted: &Wanted) -> Result<Option<String>>;
+
+    /// Takes the images of a bundle in, under their names and digests.
+    async fn import_bundle(&self, file: &Path, progress: Progress) -> Result<Vec<Bundled>>;
+
+    /// What becomes of an image of this kind here.
+    fn runs(&self, platform: &Platform) -> Runs;
+
+    /// Builds an image. The answer names it by its id; `request.names` name it from then on, too.
+    ///
+    /// # Errors
+    ///
+    /// A base image cannot be had, or a step failed: the failure has its line and the end of its output.
+    async fn build(&self, request: BuildRequest, progress: BuildProgress) -> Result<Image> {
+        let _ = progress;
+        let title = format!("{} cannot be built by the {} driver", request.plan.dockerfile.name, self.name());
+        Err(Failure::new(FailureKind::Unsupported, title))
+    }
+
+    /// The images that are there.
+    async fn images(&self) -> Result<Vec<ListedImage>>;
+
+    /// Takes a name from an image, and removes the image with its last name; by its id, the image.
+    async fn remove_image(&self, image: &ImageSource) -> Result<()>;
+
+    /// Gives the image a name more. An image that has the name loses it.
+    async fn tag(&self, image: &Image, name: &ImageReference) -> Result<()>;
+
+    /// Sends the image to a registry, under the reference's tag.
+    async fn push(&self, image: &Image, to: &ImageReference, progress: Progress) -> Result<()>;
+
+    /// Writes the images to one archive, each layer once.
+    async fn save(&self, images: &[SavedImage], form: ArchiveForm) -> Result<ByteStream>;
+
+    /// Takes all images of an archive of either form, compressed or not, with the names they have in it.
+    async fn load(&self, archive: ByteStream, progress: Progress) -> Result<Vec<LoadedImage>>;
+
+    /// Makes an image of a root file system: a tar archive, compressed or not.
+    async fn import(&self, tar: ByteStream, new: &NewImage) -> Result<Image>;
+
+    /// Makes an image of a container, created or running: its image with what was written since, and with what its
+    /// declaration says about its processes. What is mounted is no part of it.
+    async fn commit(&self, id: &str, new: &NewImage) -> Result<Image>;
 
     /// Makes the network if it is not there. Networks are told apart by key within the session.
     async fn create_network(&self, network: &Network) -> Result<()>;
@@ -76,6 +137,11 @@ pub trait Driver: Send + Sync + fmt::Debug {
     ///
     /// The error of the connection attempt, such as "connection refused".
     async fn connect(&self, id: &str, port: u16) -> std::io::Result<Box<dyn Socket>>;
+
+    /// Keeps what the driver stores of images within its limits, if it is time for that. Nothing in use is removed.
+    async fn keep_within(&self, _limits: &StoreLimits) -> Result<()> {
+        Ok(())
+    }
 
     /// Resolves when the driver has lost what it runs containers with, and every container with it: a new session is
     /// the way out. Never, for a driver that can connect again.
@@ -140,6 +206,8 @@ pub struct ImageConfig {
     pub stop_signal: Option<String>,
     /// Health check.
     pub healthcheck: Option<Healthcheck>,
+    /// What kind of machine its programs are for, if it says so.
+    pub platform: Option<Platform>,
 }
 
 /// Everything a driver needs to make a container.

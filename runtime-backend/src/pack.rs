@@ -13,7 +13,8 @@ pub(crate) fn pack(files: &[File], out: impl Write) -> std::result::Result<(), (
         let target = Path::new(file.path.trim_start_matches('/'));
         let packed = match &file.content {
             FileContent::Bytes(bytes) => {
-                let mut header = header(file, tar::EntryType::Regular, file.mode.unwrap_or(0o644), now());
+                let mut header =
+                    header((file.uid, file.gid), tar::EntryType::Regular, file.mode.unwrap_or(0o644), now());
                 header.set_size(bytes.len() as u64);
                 tar.append_data(&mut header, target, &bytes[..]).map_err(|error| (file.path.clone(), error))
             }
@@ -35,39 +36,53 @@ fn pack_tree(
 ) -> std::result::Result<(), (String, io::Error)> {
     let about = |error: io::Error| (source.display().to_string(), error);
     let metadata = fs::symlink_metadata(source).map_err(about)?;
-    let kind = metadata.file_type();
-    if kind.is_dir() {
-        let mut header = header(file, tar::EntryType::Directory, metadata.mode() & 0o7777, mtime(&metadata));
-        tar.append_data(&mut header, target, io::empty()).map_err(about)?;
-        let mut names: Vec<_> =
-            fs::read_dir(source).and_then(Iterator::collect::<io::Result<Vec<_>>>).map_err(about)?;
-        names.sort_by_key(fs::DirEntry::file_name);
-        return names
-            .into_iter()
-            .try_for_each(|entry| pack_tree(tar, file, &entry.path(), &target.join(entry.file_name())));
+    append(tar, source, &metadata, target, (file.uid, file.gid), file.mode).map_err(about)?;
+    if !metadata.is_dir() {
+        return Ok(());
     }
-    if kind.is_symlink() {
-        let mut header = header(file, tar::EntryType::Symlink, 0o777, mtime(&metadata));
-        let link = fs::read_link(source).map_err(about)?;
-        return tar.append_link(&mut header, target, link).map_err(about);
-    }
-    if kind.is_socket() || kind.is_fifo() || kind.is_block_device() || kind.is_char_device() {
-        return Err(about(io::Error::other("is neither a file, a directory nor a symbolic link")));
-    }
-    let mode = file.mode.unwrap_or(metadata.mode() & 0o7777);
-    let mut header = header(file, tar::EntryType::Regular, mode, mtime(&metadata));
-    let opened = fs::File::open(source).map_err(about)?;
-    header.set_size(metadata.len());
-    // A file that grows meanwhile is cut at the size its header says.
-    tar.append_data(&mut header, target, io::Read::take(opened, metadata.len())).map_err(about)
+    let mut names: Vec<_> =
+        fs::read_dir(source).and_then(Iterator::collect::<io::Result<Vec<_>>>).map_err(about)?;
+    names.sort_by_key(fs::DirEntry::file_name);
+    names
+        .into_iter()
+        .try_for_each(|entry| pack_tree(tar, file, &entry.path(), &target.join(entry.file_name())))
 }
 
-fn header(file: &File, kind: tar::EntryType, mode: u32, mtime: u64) -> tar::Header {
+/// Writes one file, link or directory, a directory without what is in it. `mode` is that of files.
+pub(crate) fn append(
+    tar: &mut tar::Builder<impl Write>,
+    source: &Path,
+    metadata: &Metadata,
+    target: &Path,
+    owner: (u32, u32),
+    mode: Option<u32>,
+) -> io::Result<()> {
+    let kind = metadata.file_type();
+    let own = metadata.mode() & 0o7777;
+    if kind.is_dir() {
+        let mut header = header(owner, tar::EntryType::Directory, own, mtime(metadata));
+        return tar.append_data(&mut header, target, io::empty());
+    }
+    if kind.is_symlink() {
+        let mut header = header(owner, tar::EntryType::Symlink, 0o777, mtime(metadata));
+        return tar.append_link(&mut header, target, fs::read_link(source)?);
+    }
+    if kind.is_socket() || kind.is_fifo() || kind.is_block_device() || kind.is_char_device() {
+        return Err(io::Error::other("is neither a file, a directory nor a symbolic link"));
+    }
+    let mut header = header(owner, tar::EntryType::Regular, mode.unwrap_or(own), mtime(metadata));
+    let opened = fs::File::open(source)?;
+    header.set_size(metadata.len());
+    // A file that grows meanwhile is cut at the size its header says.
+    tar.append_data(&mut header, target, io::Read::take(opened, metadata.len()))
+}
+
+fn header((uid, gid): (u32, u32), kind: tar::EntryType, mode: u32, mtime: u64) -> tar::Header {
     let mut header = tar::Header::new_gnu();
     header.set_entry_type(kind);
     header.set_mode(mode);
-    header.set_uid(file.uid.into());
-    header.set_gid(file.gid.into());
+    header.set_uid(uid.into());
+    header.set_gid(gid.into());
     header.set_mtime(mtime);
     header.set_size(0);
     header

@@ -2,11 +2,12 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Whether the tables (`/proc/net/tcp`, `tcp6`: proc_pid_net(5)) show a listener on this port that others can reach.
+/// Whether the tables (`/proc/net/tcp`, `tcp6`: proc_pid_net(5)) show a listener on this port that others can reach; one
+/// at the address `except` is none of the container's.
 ///
 /// Listeners on loopback do not count: images such as MongoDB's listen there while they initialise, on the port that
 /// they serve later, and Docker's name server listens on 127.0.0.11.
-pub(crate) fn listens_on(tables: &str, port: u16) -> bool {
+pub(crate) fn listens_on(tables: &str, port: u16, except: Option<IpAddr>) -> bool {
     tables.lines().any(|line| {
         let mut fields = line.split_ascii_whitespace();
         let (Some(local), Some(state)) = (fields.nth(1), fields.nth(1)) else { return false };
@@ -15,7 +16,7 @@ pub(crate) fn listens_on(tables: &str, port: u16) -> bool {
             return false;
         };
         u16::from_str_radix(local_port, 16) == Ok(port)
-            && read_address(address).is_some_and(|ip| !ip.is_loopback())
+            && read_address(address).is_some_and(|ip| !ip.is_loopback() && Some(ip) != except)
     })
 }
 
@@ -55,8 +56,10 @@ mod tests {
     fn listeners_are_read_from_the_kernels_tables() {
         let open: Vec<u16> = [5432, 6379, 40001, 80, 8080, 8081, 8082]
             .into_iter()
-            .filter(|port| listens_on(TABLE, *port))
+            .filter(|port| listens_on(TABLE, *port, None))
             .collect();
         assert_eq!(open, [5432, 8080]);
+        let runtimes = Some("0.0.0.0".parse().unwrap());
+        assert!(!listens_on(TABLE, 5432, runtimes), "the runtime's own listener");
     }
 }

@@ -9,7 +9,8 @@ use bollard::models::{
 };
 use bollard::query_parameters::CreateContainerOptionsBuilder;
 use shakedown_spec::{
-    Attachment, Container, Endpoints, Failure, FailureKind, Healthcheck, MountSource, Published, Resources,
+    Attachment, Container, Endpoints, Failure, FailureKind, Healthcheck, MountSource, NetworkMode, Port,
+    Published, Resources,
 };
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,13 +20,15 @@ use tokio::sync::watch;
 impl DockerDriver {
     pub(crate) async fn make_container(&self, request: Create) -> Result<Endpoints> {
         let service = request.container.display_name();
-        let (published, reserved) =
-            Reservations::choose(&request.container.ports, self.inner.endpoint.is_local()).map_err(
+        let (published, reserved) = match request.container.network_mode {
+            NetworkMode::Host => (as_they_are(&request.container.ports), Reservations::default()),
+            _ => Reservations::choose(&request.container.ports, self.inner.endpoint.is_local()).map_err(
                 |error| {
                     let title = format!("no port of the host was free for {service}");
                     Failure::new(FailureKind::LaunchFailed, title).fact("reason", error.to_string())
                 },
-            )?;
+            )?,
+        };
         let on_network = !request.container.networks.is_empty();
         let endpoints = Endpoints {
             host: self.inner.endpoint.host(),
@@ -71,8 +74,14 @@ impl DockerDriver {
         labels.extend(container.labels.clone());
         let mut body = body(container, &request.image.id, labels);
         let mut host = host_config(container)?;
-        body.exposed_ports = Some(endpoints.published.iter().map(key).collect());
-        host.port_bindings = Some(self.bindings(&endpoints.published));
+        if container.network_mode != NetworkMode::Host {
+            body.exposed_ports = Some(endpoints.published.iter().map(key).collect());
+            host.port_bindings = Some(self.bindings(&endpoints.published));
+        }
+        if let NetworkMode::Container(_) = container.network_mode {
+            // The daemon refuses a name of its own for a container whose network is another's.
+            body.hostname = None;
+        }
         let mut attachments = container.networks.iter();
         if let Some(first) = attachments.next() {
             let name = self.network_name(&first.network.key);
@@ -109,6 +118,13 @@ impl DockerDriver {
         }
         bindings
     }
+}
+
+/// The ports of a container that has the host's network: its own.
+fn as_they_are(ports: &[Port]) -> Vec<Published> {
+    let own =
+        |port: &Port| Published { container: port.container, protocol: port.protocol, host: port.container };
+    ports.iter().map(own).collect()
 }
 
 /// A port as the daemon's maps spell it.
@@ -166,6 +182,13 @@ fn host_config(container: &Container) -> Result<HostConfig> {
         security_opt: container.no_new_privileges.then(|| vec!["no-new-privileges".to_owned()]),
         readonly_rootfs: Some(container.read_only),
         sysctls: Some(container.sysctls.clone().into_iter().collect()),
+        network_mode: match &container.network_mode {
+            NetworkMode::Default => None,
+            NetworkMode::Container(id) => Some(format!("container:shakedown-{id}")),
+            mode => Some(mode.to_string()),
+        },
+        dns: some(&container.dns),
+        dns_search: some(&container.dns_search),
         extra_hosts: Some(
             container.extra_hosts.iter().map(|(name, address)| format!("{name}:{address}")).collect(),
         ),

@@ -2,6 +2,7 @@
 
 use super::DockerDriver;
 use crate::detect::Refusal;
+use crate::image_files::digest::Digest;
 use serde::Deserialize;
 use std::fmt;
 use std::io::ErrorKind;
@@ -173,7 +174,7 @@ fn context_endpoint(directory: &Path, name: &str) -> Result<Endpoint, String> {
         #[serde(rename = "Host")]
         host: String,
     }
-    let digest = super::archive::hex(ring::digest::digest(&ring::digest::SHA256, name.as_bytes()).as_ref());
+    let digest = Digest::of(name.as_bytes()).hex();
     let path = directory.join("contexts/meta").join(digest).join("meta.json");
     let bytes = std::fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
     let meta: Meta =
@@ -268,8 +269,7 @@ mod tests {
     fn the_current_context_comes_first() {
         let home = tempfile::tempdir().unwrap();
         let docker = home.path().join(".docker");
-        let digest =
-            super::super::archive::hex(ring::digest::digest(&ring::digest::SHA256, b"colima").as_ref());
+        let digest = Digest::of(b"colima").hex();
         let meta = docker.join("contexts/meta").join(digest);
         std::fs::create_dir_all(&meta).unwrap();
         std::fs::write(docker.join("config.json"), r#"{"currentContext":"colima"}"#).unwrap();

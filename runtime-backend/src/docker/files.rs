@@ -3,49 +3,15 @@
 use super::{DockerDriver, daemon_failure};
 use crate::driver::Result;
 use crate::pack::pack;
+use crate::pipe::ChannelWriter;
 use bollard::query_parameters::{DownloadFromContainerOptionsBuilder, UploadToContainerOptionsBuilder};
 use bollard::{body_try_stream, errors::Error};
-use bytes::Bytes;
-use futures_util::{Stream, StreamExt, TryStreamExt};
+use futures_util::{StreamExt, TryStreamExt};
 use shakedown_spec::{Failure, FailureKind, File};
 use std::io::{self, Write};
 use std::pin::Pin;
 use tokio::io::AsyncRead;
-use tokio::sync::mpsc;
 use tokio_util::io::{ReaderStream, StreamReader};
-
-/// The writing end of a request's body, for code that writes without `async`. Blocks while the daemon is behind.
-#[derive(Clone)]
-pub(crate) struct ChannelWriter {
-    chunks: mpsc::Sender<io::Result<Bytes>>,
-}
-
-impl ChannelWriter {
-    pub(crate) fn new() -> (Self, impl Stream<Item = io::Result<Bytes>> + Send + 'static) {
-        let (chunks, receiver) = mpsc::channel(8);
-        let stream = futures_util::stream::unfold(receiver, |mut receiver| async {
-            receiver.recv().await.map(|chunk| (chunk, receiver))
-        });
-        (Self { chunks }, stream)
-    }
-
-    /// Breaks the body off, so that the daemon does not take what came for the whole.
-    pub(crate) fn abort(&self, error: &io::Error) {
-        let _ = self.chunks.blocking_send(Err(io::Error::other(error.to_string())));
-    }
-}
-
-impl Write for ChannelWriter {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let chunk = Bytes::copy_from_slice(bytes);
-        self.chunks.blocking_send(Ok(chunk)).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
 
 impl DockerDriver {
     /// Puts the declared files into a container that is made and not started.

@@ -1,50 +1,65 @@
 //! Resolve: images the daemon has, pulls, or is given.
 
-use super::archive::Packed;
-use super::files::ChannelWriter;
 use super::{DockerDriver, daemon_failure};
 use crate::driver::{Image, ImageConfig, Progress, Result};
+use crate::image_files::digest::Digest;
+use crate::image_files::failures::{not_found, unusable};
+use crate::image_files::write::Outgoing;
+use crate::image_files::{ArchiveForm, read, write};
+use crate::pipe::ChannelWriter;
+use crate::wanted::Wanted;
 use bollard::models::{HealthConfig, ImageInspect};
 use bollard::query_parameters::{CreateImageOptionsBuilder, ImportImageOptionsBuilder};
-use futures_util::StreamExt;
-use shakedown_spec::{Failure, FailureKind, Healthcheck, ImageReference, ImageSource, PullPolicy};
-use std::sync::Arc;
+use futures_util::{StreamExt, TryStreamExt};
+use shakedown_spec::{Failure, FailureKind, Healthcheck, ImageReference, ImageSource, Platform, PullPolicy};
+use std::io::{self, Write};
+use std::pin::Pin;
 use std::time::Duration;
+use tokio::io::AsyncRead;
+use tokio_util::io::StreamReader;
 
 impl DockerDriver {
-    pub(crate) async fn resolve_image(
-        &self,
-        source: &ImageSource,
-        policy: PullPolicy,
-        progress: Progress,
-    ) -> Result<Image> {
+    pub(super) async fn obtain_image(&self, wanted: &Wanted, progress: Progress) -> Result<Image> {
+        let (source, policy) = (&wanted.source, wanted.policy);
         let inspected = match source {
-            ImageSource::Registry(reference) => self.pulled(reference, policy, &progress).await?,
-            archive => self.loaded(archive, &progress).await?,
+            ImageSource::Build(build) => return self.resolve_build(build.as_ref().clone()).await,
+            ImageSource::Registry(reference) => self.pulled(reference, wanted, &progress).await?,
+            ImageSource::DockerDaemon(reference) => self.known(source, &reference.to_string()).await?,
+            ImageSource::Id(id) => self.known(source, id).await?,
+            ImageSource::Debian(_) if wanted.offline => self.packages_here(source).await?,
+            ImageSource::Debian(debian) => self.of_packages(source, debian, policy, &progress).await?,
+            ImageSource::OciLayout { .. }
+            | ImageSource::OciArchive { .. }
+            | ImageSource::DockerArchive { .. } => self.loaded(source, &progress).await?,
         };
         let id = inspected.id.clone().unwrap_or_default();
-        Ok(Image { id, reference: source.to_string(), config: config_of(inspected) })
+        Ok(Image { id, reference: wanted.source.to_string(), config: config_of(inspected) })
     }
 
     async fn pulled(
         &self,
         reference: &ImageReference,
-        policy: PullPolicy,
+        wanted: &Wanted,
         progress: &Progress,
     ) -> Result<ImageInspect> {
-        let name = reference.to_string();
-        if policy != PullPolicy::Always
-            && let Some(found) = self.find(&name).await?
-        {
+        if let Some(found) = self.usable(reference, wanted).await? {
             return Ok(found);
         }
-        if policy == PullPolicy::Never {
+        if wanted.offline {
+            return Err(offline(reference));
+        }
+        if wanted.policy == PullPolicy::Never {
             let title = format!("image {} is not in the daemon's store", reference.familiar());
             return Err(Failure::new(FailureKind::ImageNotFound, title)
                 .hint(format!("`docker pull {}`, or choose another pull policy", reference.familiar())));
         }
-        let options = CreateImageOptionsBuilder::new().from_image(&name).build();
-        let mut pull = Box::pin(self.inner.docker.create_image(Some(options), None, None));
+        let name = reference.to_string();
+        let mut options = CreateImageOptionsBuilder::new().from_image(&name);
+        if let Some(platform) = &wanted.platform {
+            options = options.platform(&platform.to_string());
+        }
+        let credentials = super::transfer::credentials(reference).await;
+        let mut pull = Box::pin(self.inner.docker.create_image(Some(options.build()), None, credentials));
         while let Some(step) = pull.next().await {
             let step = step.map_err(|error| not_pulled(reference, &error))?;
             let (done, total) = step.progress_detail.map_or((0, 0), |detail| {
@@ -52,13 +67,25 @@ impl DockerDriver {
             });
             progress(step.id.as_deref().unwrap_or(&name), done, total);
         }
-        self.find(&name).await?.ok_or_else(|| {
+        if reference.digest.is_none() {
+            self.asked(reference).await;
+        }
+        self.here(reference).await?.ok_or_else(|| {
             let title = format!("image {} was pulled and is not there", reference.familiar());
             Failure::new(FailureKind::ImageUnusable, title)
         })
     }
 
-    async fn find(&self, name: &str) -> Result<Option<ImageInspect>> {
+    /// What the daemon has and cannot be asked for elsewhere.
+    async fn known(&self, source: &ImageSource, name: &str) -> Result<ImageInspect> {
+        self.find(name).await?.ok_or_else(|| {
+            not_found(source)
+                .fact("engine", self.inner.endpoint.to_string())
+                .hint("`docker images` lists what the engine has")
+        })
+    }
+
+    pub(super) async fn find(&self, name: &str) -> Result<Option<ImageInspect>> {
         match self.inner.docker.inspect_image(name).await {
             Ok(found) => Ok(Some(found)),
             Err(error) if super::failures::status(&error) == Some(404) => Ok(None),
@@ -70,36 +97,68 @@ impl DockerDriver {
         }
     }
 
+    /// The daemon's id of the image it knows by this name.
+    ///
+    /// # Errors
+    ///
+    /// The daemon does not answer.
+    pub(crate) async fn image_id(&self, name: &str) -> Result<Option<String>> {
+        Ok(self.find(name).await?.and_then(|found| found.id))
+    }
+
+    /// What `docker save` writes.
+    pub(crate) fn export(&self, names: &[String]) -> Pin<Box<dyn AsyncRead + Send>> {
+        let names: Vec<_> = names.iter().map(String::as_str).collect();
+        let chunks = self.inner.docker.export_images(&names);
+        Box::pin(StreamReader::new(chunks.map_err(|error| io::Error::other(super::failures::words(&error)))))
+    }
+
     /// Gives the daemon an image that lies in files, unless it has it.
-    async fn loaded(&self, source: &ImageSource, progress: &Progress) -> Result<ImageInspect> {
-        let source = source.clone();
-        let label = source.to_string();
-        let packed = tokio::task::spawn_blocking(move || Packed::open(&source)).await;
-        let packed = Arc::new(packed.map_err(|error| unusable(&label, &error.to_string()))??);
+    pub(super) async fn loaded(&self, source: &ImageSource, progress: &Progress) -> Result<ImageInspect> {
+        let place = source.clone();
+        let read = tokio::task::spawn_blocking(move || {
+            let files = read::open(&place, &std::env::temp_dir())?;
+            let found = read::find(&files, &place, &Platform::here())?;
+            read::outgoing(&files, &place, found, Vec::new())
+        });
+        let image = read.await.map_err(|error| broken(source, &error.to_string()))??;
+        self.given(source, image, progress).await
+    }
+
+    /// Gives the daemon this image, unless it has it.
+    pub(crate) async fn given(
+        &self,
+        source: &ImageSource,
+        mut image: Outgoing,
+        progress: &Progress,
+    ) -> Result<ImageInspect> {
+        let id = Digest::of(&image.config);
         // The id finds an image however it came. Where the daemon counts by manifests (containerd's store), the tag
         // with the id in it finds what was uploaded from here.
-        let tag = format!("shakedown-import:{}", packed.id.trim_start_matches("sha256:"));
+        let tag = format!("shakedown-import:{}", id.hex());
         let _one_at_a_time = self.inner.uploads.lock().await;
-        for name in [&packed.id, &tag] {
+        for name in [&id.to_string(), &tag] {
             if let Some(found) = self.find(name).await? {
                 return Ok(found);
             }
         }
-        self.upload_image(packed, &label, &tag, progress.clone()).await?;
-        self.find(&tag).await?.ok_or_else(|| unusable(&label, "the daemon took it and does not know it"))
+        image.names = tag.parse().into_iter().collect();
+        self.upload_images(source, vec![image], progress.clone()).await?;
+        self.find(&tag).await?.ok_or_else(|| broken(source, "the daemon took it and does not know it"))
     }
 
-    async fn upload_image(
+    /// Sends images as `docker load` does.
+    pub(super) async fn upload_images(
         &self,
-        packed: Arc<Packed>,
-        label: &str,
-        tag: &str,
+        source: &ImageSource,
+        images: Vec<Outgoing>,
         progress: Progress,
     ) -> Result<()> {
         let (writer, chunks) = ChannelWriter::new();
-        let name = tag.to_owned();
         let reading = tokio::task::spawn_blocking(move || {
-            let written = packed.write(&name, writer.clone(), &*progress);
+            let mut buffered = io::BufWriter::with_capacity(256 << 10, writer.clone());
+            let written = write::archive(&images, ArchiveForm::Docker, &mut buffered, &*progress)
+                .and_then(|()| buffered.flush());
             if let Err(error) = &written {
                 writer.abort(error);
             }
@@ -115,17 +174,23 @@ impl DockerDriver {
         // The reader's reason comes first: the daemon only sees that the upload broke off.
         drop(load);
         match (reading.await, refused) {
-            (Ok(Err(error)), _) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-                Err(unusable(label, &error.to_string()))
+            (Ok(Err(error)), _) if error.kind() != io::ErrorKind::BrokenPipe => {
+                Err(broken(source, &error.to_string()))
             }
-            (_, Some(error)) => Err(unusable(label, &super::failures::words(&error))),
+            (_, Some(error)) => Err(broken(source, &super::failures::words(&error))),
             _ => Ok(()),
         }
     }
 }
 
-fn unusable(source: &str, reason: &str) -> Failure {
-    Failure::new(FailureKind::ImageUnusable, format!("image {source} cannot be used")).fact("reason", reason)
+fn broken(source: &ImageSource, reason: &str) -> Failure {
+    unusable(source, "cannot be used").fact("reason", reason)
+}
+
+fn offline(reference: &ImageReference) -> Failure {
+    Failure::new(FailureKind::ImageNotFound, format!("image {} was not found", reference.familiar()))
+        .fact("reason", "it is not in the daemon's store, and nothing is pulled offline")
+        .hint("bring it with `shakedown bundle import FILE`, or run once without `offline`")
 }
 
 fn not_pulled(reference: &ImageReference, error: &bollard::errors::Error) -> Failure {
@@ -147,9 +212,11 @@ fn not_pulled(reference: &ImageReference, error: &bollard::errors::Error) -> Fai
     }
 }
 
-fn config_of(inspected: ImageInspect) -> ImageConfig {
+pub(super) fn config_of(inspected: ImageInspect) -> ImageConfig {
+    let platform = super::policy::platform_of(&inspected);
     let config = inspected.config.unwrap_or_default();
     ImageConfig {
+        platform,
         env: config.env.unwrap_or_default(),
         entrypoint: config.entrypoint.unwrap_or_default(),
         command: config.cmd.unwrap_or_default(),

@@ -12,7 +12,7 @@ impl DockerDriver {
     pub(crate) async fn listens(&self, id: &str, port: u16) -> Result<bool> {
         let instance = self.instance(id)?;
         if let Some(tables) = self.read_tables(&instance) {
-            return Ok(listens_on(&tables, port));
+            return Ok(listens_on(&tables, port, None));
         }
         let output = self
             .exec(id, ExecRequest::of(["cat", "/proc/net/tcp", "/proc/net/tcp6"]))
@@ -22,7 +22,7 @@ impl DockerDriver {
         let tables = String::from_utf8_lossy(&output.stdout);
         // `cat` fails for a missing tcp6 (IPv6 off) and has still shown the other table.
         if tables.contains("local_address") {
-            return Ok(listens_on(&tables, port));
+            return Ok(listens_on(&tables, port, None));
         }
         // The image has no `cat`. A connection through the published port is the last way to ask; the daemon's proxy
         // may accept it for a service that is not there yet, which the protocol probes tell apart.
@@ -50,7 +50,7 @@ impl DockerDriver {
         let instance = self.instance(id).map_err(io::Error::other)?;
         // The daemon's proxy accepts connections from the start on. Where it costs nothing to know that nobody is
         // behind it, the answer is the one the service itself would give.
-        if self.read_tables(&instance).is_some_and(|tables| !listens_on(&tables, port)) {
+        if self.read_tables(&instance).is_some_and(|tables| !listens_on(&tables, port, None)) {
             return Err(io::Error::new(io::ErrorKind::ConnectionRefused, "connection refused"));
         }
         let endpoints = instance.endpoints.lock().unwrap_or_else(PoisonError::into_inner).clone();

@@ -4,7 +4,7 @@
 //! on the way out. Everything the daemon is asked to make carries the session's label from its first instant, so that
 //! a later session finds what a dead one left.
 
-mod archive;
+mod build;
 mod declare;
 mod discover;
 mod exec;
@@ -12,23 +12,32 @@ mod failures;
 mod files;
 mod forward;
 mod image;
+mod policy;
 mod listeners;
 mod network;
 mod ports;
 mod process;
+mod transfer;
 
 pub use discover::{Candidate, Endpoint, candidates, connect_first};
 
-use crate::LogBook;
+use crate::build::{BuildProgress, BuildRequest};
 use crate::driver::{Capability, Create, Driver, Exec, ExecRequest, Exit, Image, Progress, Result, Socket};
+use crate::transfer::{ByteStream, ListedImage, LoadedImage, NewImage, SavedImage};
+use crate::wanted::{Runs, Wanted};
+use crate::{ArchiveForm, Bundled, LogBook};
 use async_trait::async_trait;
 use bollard::Docker;
 use bollard::models::SystemInfo;
 use failures::{daemon_failure, is_gone};
 use ports::Reservations;
-use shakedown_spec::{Container, Endpoints, Failure, FailureKind, ImageSource, Network, PullPolicy};
+use shakedown_spec::{
+    Attachment, Container, Endpoints, Failure, FailureKind, ImageReference, ImageSource, Network,
+    NetworkMode, Platform,
+};
 use std::collections::HashMap;
 use std::fmt;
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -174,8 +183,60 @@ impl Driver for DockerDriver {
         capabilities(&self.inner.info)
     }
 
-    async fn resolve(&self, source: &ImageSource, policy: PullPolicy, progress: Progress) -> Result<Image> {
-        self.resolve_image(source, policy, progress).await
+    async fn obtain(&self, wanted: &Wanted, progress: Progress) -> Result<Image> {
+        self.obtain_image(wanted, progress).await
+    }
+
+    async fn stored(&self, reference: &ImageReference) -> Result<Vec<String>> {
+        self.stored_digests(reference).await
+    }
+
+    async fn current(&self, reference: &ImageReference, _wanted: &Wanted) -> Result<Option<String>> {
+        self.current_digest(reference).await
+    }
+
+    async fn import_bundle(&self, file: &Path, progress: Progress) -> Result<Vec<Bundled>> {
+        self.take_bundle(file, &progress).await
+    }
+
+    fn runs(&self, platform: &Platform) -> Runs {
+        self.verdict(platform)
+    }
+
+    async fn build(&self, request: BuildRequest, progress: BuildProgress) -> Result<Image> {
+        self.build_image(request, progress).await
+    }
+
+    async fn images(&self) -> Result<Vec<ListedImage>> {
+        self.list_images().await
+    }
+
+    async fn remove_image(&self, image: &ImageSource) -> Result<()> {
+        self.delete_image(image).await
+    }
+
+    async fn tag(&self, image: &Image, name: &ImageReference) -> Result<()> {
+        self.name_image(image, name).await
+    }
+
+    async fn push(&self, image: &Image, to: &ImageReference, progress: Progress) -> Result<()> {
+        self.push_image(image, to, progress).await
+    }
+
+    async fn save(&self, images: &[SavedImage], form: ArchiveForm) -> Result<ByteStream> {
+        self.save_images(images, form).await
+    }
+
+    async fn load(&self, archive: ByteStream, progress: Progress) -> Result<Vec<LoadedImage>> {
+        self.load_images(archive, progress).await
+    }
+
+    async fn import(&self, tar: ByteStream, new: &NewImage) -> Result<Image> {
+        self.import_image(tar, new).await
+    }
+
+    async fn commit(&self, id: &str, new: &NewImage) -> Result<Image> {
+        self.commit_container(id, new).await
     }
 
     async fn create_network(&self, network: &Network) -> Result<()> {
@@ -188,6 +249,7 @@ impl Driver for DockerDriver {
 
     async fn create(&self, request: Create) -> Result<Endpoints> {
         check_files(&request.container)?;
+        check_outbound(&request.container)?;
         self.make_container(request).await
     }
 
@@ -239,7 +301,6 @@ impl Driver for DockerDriver {
     }
 }
 
-/// What the daemon says it can do. A daemon that says nothing is taken at its best.
 /// Why some files cannot be declared.
 const NAME_FILES: &str = "the engine mounts its own /etc/hosts, /etc/hostname and /etc/resolv.conf";
 
@@ -264,6 +325,26 @@ fn check_files(container: &Container) -> Result<()> {
     }
 }
 
+/// What an internal network does not keep out.
+const INTERNAL: &str = "the engine's internal networks reach the machine itself, by its bridge";
+
+/// Why one container alone cannot be kept from the outside.
+const NO_OUTBOUND: &str = "the engine keeps networks from the outside, not containers";
+
+fn check_outbound(container: &Container) -> Result<()> {
+    let none = container.network_mode == NetworkMode::None;
+    let internal = |joined: &Attachment| joined.network.internal;
+    let apart = none || !container.networks.is_empty() && container.networks.iter().all(internal);
+    if container.outbound != Some(false) || apart {
+        return Ok(());
+    }
+    let title = format!("{} cannot be kept from the outside", container.display_name());
+    Err(Failure::new(FailureKind::Unsupported, title)
+        .fact("reason", NO_OUTBOUND)
+        .hint("join a network that is internal: `Network::new().internal()`"))
+}
+
+/// What the daemon says it can do. A daemon that says nothing is taken at its best.
 fn capabilities(info: &SystemInfo) -> Vec<Capability> {
     let limit = |name: &str, there: Option<bool>, what: &str| Capability {
         name: name.to_owned(),
@@ -285,6 +366,9 @@ fn capabilities(info: &SystemInfo) -> Vec<Capability> {
         always("bind mounts"),
         always("several users"),
         Capability { name: "files on a read-only root".to_owned(), missing: Some(READ_ONLY_ROOT.to_owned()) },
+        always("host network"),
+        Capability { name: "internal without the host".to_owned(), missing: Some(INTERNAL.to_owned()) },
+        Capability { name: "no outbound".to_owned(), missing: Some(NO_OUTBOUND.to_owned()) },
         Capability { name: "own hosts file".to_owned(), missing: Some(NAME_FILES.to_owned()) },
     ]
 }

@@ -2,6 +2,7 @@
 
 use super::{DockerDriver, daemon_failure, is_gone};
 use crate::driver::Result;
+use crate::image_files::digest::Digest;
 use bollard::models::NetworkCreateRequest;
 use bollard::query_parameters::ListNetworksOptionsBuilder;
 use shakedown_spec::{Failure, FailureKind, Network};
@@ -15,8 +16,7 @@ impl DockerDriver {
         if key.chars().all(plain) && !key.is_empty() {
             return format!("shakedown-{}-{key}", self.inner.session);
         }
-        let digest =
-            super::archive::hex(ring::digest::digest(&ring::digest::SHA256, key.as_bytes()).as_ref());
+        let digest = Digest::of(key.as_bytes()).hex();
         format!("shakedown-{}-{}", self.inner.session, &digest[..16])
     }
 

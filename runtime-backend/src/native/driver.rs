@@ -2,28 +2,38 @@
 
 use super::bundle::Facts;
 use super::cgroup::{Cgroup, Layout};
-use super::image::{LocalUnpacker, Store, StoredImage, Unpacker};
+use super::image::{
+    Bundled, ImageSummary, LocalUnpacker, RegistriesConfig, Store, StoreLimits, StoreOptions, StoredImage,
+    Unpacker,
+};
 use super::instance::{Instance, Running};
 use super::launch::Trouble;
 use super::launcher::{
-    Handle, Identity, Job, Launcher, MappedUnpacker, Reply, Request, WrittenFile, receiving_pipe,
-    sending_pipe,
+    Handle, Identity, Job, Launcher, MappedUnpacker, Reply, Request, WrittenFile, sending_pipe,
 };
+use super::network::addresses::HOST;
+use super::network::gateway::Gateway;
 use super::network::publish::{self, Bound};
+use super::outbound::{HOST_GATEWAY, HOST_NETWORK, Outbound, host_address};
 use super::streams::{Checked, Streams};
+use super::transfer;
 use super::users::{Accounts, User};
-use crate::LogBook;
+use crate::build::{BuildProgress, BuildRequest};
 use crate::driver::{Capability, Create, Driver, Exec, ExecRequest, Exit, Image, Progress, Result, Socket};
 use crate::pack::pack;
+use crate::transfer::{ByteStream, ListedImage, LoadedImage, NewImage, SavedImage};
 use crate::wait::{Poll, poll};
+use crate::wanted::{BINFMT_MISC, Runs, Wanted};
+use crate::{ArchiveForm, LogBook};
 use async_trait::async_trait;
 use futures_util::FutureExt;
 use shakedown_spec::{
-    Container, Endpoints, Failure, FailureKind, ImageSource, Network, Protocol, Published, PullPolicy,
+    Container, Endpoints, Failure, FailureKind, ImageReference, ImageSource, Network, NetworkMode, Platform,
+    Protocol, Published,
 };
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -34,9 +44,10 @@ use tokio::io::AsyncRead;
 /// Runs containers itself: no daemon, nothing to install.
 #[derive(Debug)]
 pub struct NativeDriver {
-    launcher: Handle,
-    store: Store,
-    cgroups: Layout,
+    pub(super) launcher: Handle,
+    pub(super) store: Store,
+    pub(super) cgroups: Layout,
+    pub(super) outbound: Outbound,
     books: Mutex<Books>,
 }
 
@@ -66,20 +77,17 @@ impl NativeDriver {
     ///
     /// The store cannot be used.
     pub async fn new(launcher: Launcher, store: &Path) -> Result<Self> {
-        let launcher = launcher.connect().map_err(|trouble| failure("the native driver", "used", trouble))?;
-        let unpacker: Arc<dyn Unpacker> = match launcher.identity() {
-            Identity::Ranges => Arc::new(MappedUnpacker::new(launcher.clone())),
-            Identity::Root | Identity::Single => Arc::new(LocalUnpacker::of_this_process()),
-        };
-        let store = Store::open(store, unpacker).await?;
-        Ok(Self { launcher, store, cgroups: Layout::detect(), books: Mutex::default() })
+        let launcher = connect(launcher)?;
+        let store = Store::open(store, unpacker(Some(&launcher))).await?;
+        let outbound = Outbound::new(&launcher).await;
+        Ok(Self { launcher, store, cgroups: Layout::detect(), outbound, books: Mutex::default() })
     }
 
     fn books(&self) -> MutexGuard<'_, Books> {
         self.books.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn instance(&self, id: &str) -> Result<Arc<Instance>> {
+    pub(super) fn instance(&self, id: &str) -> Result<Arc<Instance>> {
         self.books().instances.get(id).cloned().ok_or_else(|| {
             Failure::new(FailureKind::NoSuchContainer, format!("there is no container `{id}`"))
         })
@@ -120,8 +128,16 @@ impl NativeDriver {
         if let Some(name) = container.sysctls.keys().find(|name| !is_namespaced(name)) {
             return Err(unsupported(format!("`{name}` is a parameter of the whole machine")));
         }
-        if container.extra_hosts.values().any(|address| address == "host-gateway") {
-            return Err(unsupported("its networks have no way to the host (`host-gateway`)".to_owned()));
+        if let Some(reason) = self.outbound.missing().filter(|_| container.outbound == Some(true)) {
+            return Err(unsupported(format!("it cannot reach the outside: {reason}")));
+        }
+        let wants_host = container.extra_hosts.values().any(|address| address == HOST_GATEWAY);
+        if wants_host && container.network_mode != NetworkMode::Host && !self.outbound.reaches(container) {
+            let reason = self.outbound.missing().unwrap_or("its networks lead nowhere else");
+            return Err(unsupported(format!("it cannot reach the host (`{HOST_GATEWAY}`): {reason}")));
+        }
+        if container.network_mode == NetworkMode::Host && self.launcher.identity() != Identity::Root {
+            return Err(unsupported(format!("it cannot have the host's network: {HOST_NETWORK}")));
         }
         if container.privileged && self.launcher.identity() != Identity::Root {
             return Err(unsupported("a privileged container needs root".to_owned()));
@@ -129,16 +145,24 @@ impl NativeDriver {
         Ok(())
     }
 
-    /// Makes the file system and the network; returns the addresses and the users the image knows.
-    async fn prepare(&self, request: &Create, layers: Vec<PathBuf>) -> Result<(Vec<Ipv4Addr>, Accounts)> {
-        let networks = request.container.networks.iter().map(|joined| joined.network.key.clone()).collect();
-        let paths = Accounts::paths();
-        let prepare = Request::Prepare { id: request.id.clone(), layers, networks, own_network: true, paths };
-        let reply = self.launcher.ask(prepare).await;
-        match reply.map_err(|trouble| launch_failed(&request.container, trouble))? {
-            Reply::Prepared { addresses, texts } => Ok((addresses, Accounts::read(texts))),
-            _ => Ok((Vec::new(), Accounts::default())),
-        }
+    /// Makes the file system and the network; returns the addresses, the users the image knows, and the container's own
+    /// way to the outside.
+    async fn prepare(
+        &self,
+        request: &Create,
+        layers: Vec<PathBuf>,
+    ) -> Result<(Vec<Ipv4Addr>, Accounts, Option<Gateway>)> {
+        let container = &request.container;
+        let failed = |trouble| launch_failed(container, trouble);
+        let connection = self.outbound.connection(&self.launcher, container).await.map_err(failed)?;
+        let (id, paths) = (request.id.clone(), Accounts::paths());
+        let prepare = Request::Prepare { id, layers, upper: None, connection, paths };
+        let (reply, exits) = self.launcher.ask_for(prepare).await.map_err(failed)?;
+        let Reply::Prepared { addresses, texts } = reply else {
+            return Ok((Vec::new(), Accounts::default(), None));
+        };
+        let gateway = self.outbound.admit(container, &addresses, exits).map_err(failed)?;
+        Ok((addresses, Accounts::read(texts), gateway))
     }
 
     /// The users the container knows, if a declared file has changed them.
@@ -209,13 +233,12 @@ impl NativeDriver {
     fn name_files(&self, instance: &Instance) -> Vec<WrittenFile> {
         let container = &instance.create.container;
         let hostname = container.hostname.clone().unwrap_or_else(|| container.display_name());
-        let resolver = "# names of this container's networks are in /etc/hosts\n".to_owned();
         let declared =
             |file: &WrittenFile| container.files.iter().any(|own| file.path == Path::new(&own.path));
         let files = vec![
             WrittenFile { path: "/etc/hosts".into(), content: self.hosts(instance, &hostname) },
             WrittenFile { path: "/etc/hostname".into(), content: format!("{hostname}\n") },
-            WrittenFile { path: "/etc/resolv.conf".into(), content: resolver },
+            WrittenFile { path: "/etc/resolv.conf".into(), content: self.resolver_file(container) },
         ];
         // What the declaration brings itself is left as it is.
         files.into_iter().filter(|file| !declared(file)).collect()
@@ -226,7 +249,7 @@ impl NativeDriver {
         let mut line = |address: &str, names: &str| text.push_str(&format!("{address}\t{names}\n"));
         line(&instance.address().to_string(), hostname);
         for (name, address) in &instance.create.container.extra_hosts {
-            line(address, name);
+            line(&host_address(address, instance.create.container.network_mode == NetworkMode::Host), name);
         }
         let books = self.books();
         for joined in &instance.create.container.networks {
@@ -307,6 +330,7 @@ impl NativeDriver {
             spec: Box::new(bundle.spec),
             filter: bundle.filter,
             files,
+            parts: Vec::new(),
         };
         let child = self.launcher.start(request, &descriptors).await.map_err(failed)?;
         streams.into_log(log);
@@ -347,6 +371,40 @@ pub async fn sweep(session: &str) -> Result<()> {
         let title = format!("control groups of the session {session} could not be removed");
         Failure::new(FailureKind::Other, title).fact("reason", missed.status)
     })
+}
+
+fn connect(launcher: Launcher) -> Result<Handle> {
+    launcher.connect().map_err(|trouble| failure("the native driver", "used", trouble))
+}
+
+fn unpacker(launcher: Option<&Handle>) -> Arc<dyn Unpacker> {
+    match launcher {
+        Some(launcher) if launcher.identity() == Identity::Ranges => {
+            Arc::new(MappedUnpacker::new(launcher.clone()))
+        }
+        _ => Arc::new(LocalUnpacker::of_this_process()),
+    }
+}
+
+/// Whether the files of this user's unpacked images belong to ids that only a launcher may touch.
+#[must_use]
+pub fn trees_need_launcher() -> bool {
+    Identity::detect() == Identity::Ranges
+}
+
+/// Opens the image store without a driver, reaching registries as is declared. Must be called within a tokio runtime.
+///
+/// # Errors
+///
+/// The store cannot be used.
+pub async fn open_store(
+    launcher: Option<Launcher>,
+    root: &Path,
+    registries: RegistriesConfig,
+) -> Result<Store> {
+    let launcher = launcher.map(connect).transpose()?;
+    let options = StoreOptions { registries, ..StoreOptions::of_environment() };
+    Store::open_with(root, unpacker(launcher.as_ref()), options).await
 }
 
 /// The directory of this user's image store: `$SHAKEDOWN_STORE`, else `/var/lib/shakedown` for root, else
@@ -395,7 +453,8 @@ fn take_ports(container: &Container) -> Result<Vec<(u16, Bound)>> {
             .map(|bound| (port.container, bound))
             .map_err(|error| port_failed(container, port.host.unwrap_or(port.container), &error))
     };
-    container.ports.iter().map(take).collect()
+    let mapped = container.ports.iter().filter(|_| container.network_mode != NetworkMode::Host);
+    mapped.map(take).collect()
 }
 
 fn port_failed(container: &Container, port: u16, error: &io::Error) -> Failure {
@@ -464,21 +523,102 @@ impl Driver for NativeDriver {
             ("several users", (identity == Identity::Single).then(|| ONE_ID.to_owned())),
             ("privileged", (identity != Identity::Root).then(|| "it needs root".to_owned())),
             ("udp ports", not_yet("UDP proxy")),
-            ("outbound", not_yet("way out of its networks")),
+            ("outbound", self.outbound.missing().map(str::to_owned)),
+            ("internal without the host", None),
+            ("no outbound", None),
+            ("host network", (identity != Identity::Root).then(|| HOST_NETWORK.to_owned())),
             ("terminal", not_yet("terminals")),
         ];
         list.map(|(name, missing)| Capability { name: name.to_owned(), missing }).into()
     }
 
-    async fn resolve(&self, source: &ImageSource, policy: PullPolicy, progress: Progress) -> Result<Image> {
-        let stored = Arc::new(self.store.resolve(source, policy, progress).await?);
+    async fn keep_within(&self, limits: &StoreLimits) -> Result<()> {
+        self.store.keep_within(limits).await.map(drop)
+    }
+
+    async fn stored(&self, reference: &ImageReference) -> Result<Vec<String>> {
+        let digests = self.store.digests(reference).await?;
+        Ok(digests.iter().map(ToString::to_string).collect())
+    }
+
+    async fn current(&self, reference: &ImageReference, wanted: &Wanted) -> Result<Option<String>> {
+        let current = self.store.current(reference, &wanted.registries).await?;
+        Ok(current.map(|digest| digest.to_string()))
+    }
+
+    async fn import_bundle(&self, file: &Path, progress: Progress) -> Result<Vec<Bundled>> {
+        self.store.import_bundle(file, progress).await
+    }
+
+    fn runs(&self, platform: &Platform) -> Runs {
+        Runs::on(&Platform::here(), platform, Path::new(BINFMT_MISC))
+    }
+
+    async fn obtain(&self, wanted: &Wanted, progress: Progress) -> Result<Image> {
+        let stored = Arc::new(self.store.obtain(wanted, progress).await?);
         let image = stored.image.clone();
         self.books().images.insert(image.id.clone(), stored);
         Ok(image)
     }
 
+    async fn build(&self, request: BuildRequest, progress: BuildProgress) -> Result<Image> {
+        let stored = Arc::new(self.build_image(request, progress).await?);
+        let image = stored.image.clone();
+        self.books().images.insert(image.id.clone(), stored);
+        Ok(image)
+    }
+
+    async fn images(&self) -> Result<Vec<ListedImage>> {
+        let one = |image: ImageSummary| ListedImage {
+            id: image.id.to_string(),
+            names: image.names,
+            created: image.created,
+            size: image.size,
+        };
+        Ok(self.store.list()?.into_iter().map(one).collect())
+    }
+
+    async fn remove_image(&self, image: &ImageSource) -> Result<()> {
+        let name = transfer::there(image)?;
+        // What was resolved for a container of this session is kept for the next one; that is no use of its last name.
+        if let Ok(details) = self.store.inspect(&name)
+            && details.summary.names.len() < 2
+        {
+            self.books().images.remove(&details.summary.id.to_string());
+        }
+        self.store.remove(&name, false).await.map(drop)
+    }
+
+    async fn tag(&self, image: &Image, name: &ImageReference) -> Result<()> {
+        self.store.tag(&image.id, name).await
+    }
+
+    async fn push(&self, image: &Image, to: &ImageReference, progress: Progress) -> Result<()> {
+        self.store.push(&self.in_store(image).await?, to, progress).await.map(drop)
+    }
+
+    async fn save(&self, images: &[SavedImage], form: ArchiveForm) -> Result<ByteStream> {
+        self.save_images(images, form).await
+    }
+
+    async fn load(&self, archive: ByteStream, progress: Progress) -> Result<Vec<LoadedImage>> {
+        let one = |(stored, names): (StoredImage, Vec<ImageReference>)| LoadedImage {
+            id: stored.image.id,
+            names: names.iter().map(ImageReference::familiar).collect(),
+        };
+        Ok(self.store.load(archive, progress).await?.into_iter().map(one).collect())
+    }
+
+    async fn import(&self, tar: ByteStream, new: &NewImage) -> Result<Image> {
+        Ok(transfer::known(&self.store.import(tar, new).await?, new))
+    }
+
+    async fn commit(&self, id: &str, new: &NewImage) -> Result<Image> {
+        Ok(transfer::known(&self.commit_container(id, new).await?, new))
+    }
+
     async fn create_network(&self, network: &Network) -> Result<()> {
-        let request = Request::CreateNetwork { key: network.key.clone() };
+        let request = Request::CreateNetwork { key: network.key.clone(), internal: network.internal };
         let made = self.launcher.ask(request).await;
         made.map(drop).map_err(|trouble| failure(&format!("network {}", network.key), "made", trouble))
     }
@@ -493,16 +633,20 @@ impl Driver for NativeDriver {
         self.check(&request.container)?;
         let image = self.stored(&request.image)?;
         let bound = take_ports(&request.container)?;
-        let published = bound
-            .iter()
-            .map(|(port, bound)| Published { container: *port, protocol: Protocol::Tcp, host: bound.port })
-            .collect();
-        let (addresses, accounts) = self.prepare(&request, image.layers.clone()).await?;
+        let tcp = |container, host| Published { container, protocol: Protocol::Tcp, host };
+        let published = match request.container.network_mode {
+            // The service takes the host's port itself.
+            NetworkMode::Host => {
+                request.container.ports.iter().map(|port| tcp(port.container, port.container)).collect()
+            }
+            _ => bound.iter().map(|(port, bound)| tcp(*port, bound.port)).collect(),
+        };
+        let (addresses, accounts, gateway) = self.prepare(&request, image.layers.clone()).await?;
         self.put_files(&request).await?;
         let accounts = self.changed_accounts(&request).await?.unwrap_or(accounts);
         let peer_host =
             (!request.container.networks.is_empty()).then(|| request.container.aliases().swap_remove(0));
-        let instance = Arc::new(Instance::new(request, addresses, accounts, image, bound));
+        let instance = Arc::new(Instance::new(request, addresses, accounts, image, bound, gateway));
         self.enter_networks(&instance);
         self.books().instances.insert(instance.create.id.clone(), Arc::clone(&instance));
         Ok(Endpoints { host: Ipv4Addr::LOCALHOST.to_string(), published, peer_host })
@@ -544,6 +688,7 @@ impl Driver for NativeDriver {
         let removed = self.launcher.ask(Request::Remove { id: id.to_owned() }).await;
         if let Some(instance) = instance {
             drop(instance.take_bound());
+            self.outbound.dismiss(&instance);
             self.tell_neighbours(&instance.create).await;
         }
         removed.map(drop).map_err(|trouble| failure(&format!("container {id}"), "removed", trouble))
@@ -613,14 +758,9 @@ impl Driver for NativeDriver {
             let title = format!("`{path}` could not be copied out of {name}");
             Failure::new(FailureKind::CopyFailed, title).fact("reason", reason)
         };
-        let (read, write) = receiving_pipe().map_err(|error| failed(error.to_string()))?;
-        let (launcher, job) = (self.launcher.clone(), Job::CopyOut { id: id.to_owned(), path: path.into() });
-        let work = tokio::spawn(async move {
-            let outcome = launcher.work::<()>(job, write.as_fd()).await;
-            drop(write);
-            outcome
-        });
-        let mut checked = tokio::io::BufReader::with_capacity(1 << 16, Checked { read, work: Some(work) });
+        let job = Job::CopyOut { id: id.to_owned(), path: path.into() };
+        let checked = Checked::of::<()>(&self.launcher, job).map_err(|error| failed(error.to_string()))?;
+        let mut checked = tokio::io::BufReader::with_capacity(1 << 16, checked);
         // The first byte, or the reason why there is none.
         checked.fill_buf().await.map_err(|error| failed(error.to_string()))?;
         Ok(Box::pin(checked))
@@ -631,7 +771,9 @@ impl Driver for NativeDriver {
         let Some(pid) = running.pid() else { return Ok(false) };
         let table =
             |file: &str| std::fs::read_to_string(format!("/proc/{pid}/net/{file}")).unwrap_or_default();
-        Ok(crate::sockets::listens_on(&(table("tcp") + &table("tcp6")), port))
+        // The way out listens in the container's network, too.
+        let entrance = Some(IpAddr::V4(HOST));
+        Ok(crate::sockets::listens_on(&(table("tcp") + &table("tcp6")), port, entrance))
     }
 
     async fn connect(&self, id: &str, port: u16) -> io::Result<Box<dyn Socket>> {

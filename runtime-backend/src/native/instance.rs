@@ -2,6 +2,7 @@
 
 use super::cgroup::Cgroup;
 use super::launcher::Child;
+use super::network::gateway::Gateway;
 use super::network::publish::Bound;
 use super::users::Accounts;
 use crate::driver::{Create, Exit};
@@ -21,8 +22,10 @@ pub(crate) struct Instance {
     pub(crate) addresses: Vec<Ipv4Addr>,
     /// The users its image knows.
     pub(crate) accounts: Accounts,
+    /// Its own way to the outside; a container on networks uses theirs.
+    gateway: Option<Gateway>,
     /// Keeps the image from being removed.
-    pub(crate) _image: Arc<StoredImage>,
+    pub(crate) image: Arc<StoredImage>,
     state: Mutex<State>,
     exit: watch::Sender<Option<Exit>>,
 }
@@ -50,9 +53,15 @@ impl Instance {
         accounts: Accounts,
         image: Arc<StoredImage>,
         bound: Vec<(u16, Bound)>,
+        gateway: Option<Gateway>,
     ) -> Self {
         let state = Mutex::new(State { bound, ..State::default() });
-        Self { create, addresses, accounts, _image: image, state, exit: watch::Sender::new(None) }
+        Self { create, addresses, accounts, gateway, image, state, exit: watch::Sender::new(None) }
+    }
+
+    /// Whether it has a way to the outside of its own.
+    pub(crate) fn has_gateway(&self) -> bool {
+        self.gateway.is_some()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

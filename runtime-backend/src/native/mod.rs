@@ -12,11 +12,14 @@ mod launch;
 mod seccomp;
 mod launcher;
 mod cgroup;
+mod build;
 mod driver;
+mod outbound;
 mod instance;
 mod streams;
+mod transfer;
 mod reap;
 mod sys;
 
-pub use driver::{NativeDriver, store_directory, sweep};
+pub use driver::{NativeDriver, open_store, store_directory, sweep, trees_need_launcher};
 pub use launcher::{Launcher, launcher_main};

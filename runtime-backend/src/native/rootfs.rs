@@ -1,9 +1,10 @@
 //! Prepare stage: image layers and an empty upper layer become a root file system that only its descriptor names.
 //!
-//! The upper layer is a tmpfs that is never attached anywhere: nobody else can reach it by a path, and it is gone with
-//! the last descriptor, whatever happens to the processes that hold it.
+//! The upper layer of a container is a tmpfs that is never attached anywhere: nobody else can reach it by a path, and it
+//! is gone with the last descriptor, whatever happens to the processes that hold it. That of a build's step is a
+//! directory of the store, because what a step writes may be larger than the memory.
 
-use super::launch::mounts::clone_mount;
+use super::launch::mounts::{clone_mount, resolve};
 use super::launch::{Trouble, Trying};
 use super::sys::{CallError, Called};
 use rustix::fs::{CWD, Mode, OFlags};
@@ -13,7 +14,7 @@ use rustix::mount::{
     fsconfig_set_fd, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount,
 };
 use std::ffi::CString;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -22,22 +23,97 @@ use std::path::{Path, PathBuf};
 pub(crate) struct Rootfs {
     /// A detached mount of it.
     root: OwnedFd,
+    upper: Upper,
+}
+
+/// Where what is written ends up.
+#[derive(Debug)]
+struct Upper {
+    directory: OwnedFd,
+    work: OwnedFd,
+    place: Place,
+}
+
+/// What an upper layer is a part of.
+#[derive(Debug)]
+enum Place {
+    /// A tmpfs that lives as long as its descriptor.
+    Memory(OwnedFd),
+    /// A directory, which somebody else removes.
+    Disk(PathBuf),
 }
 
 impl Rootfs {
-    /// Mounts `layers` (lowest first) with an empty upper layer. `scratch` is a directory to mount on where the kernel
-    /// needs a path.
-    pub(crate) fn mount(layers: &[PathBuf], user_namespace: bool, scratch: &Path) -> Result<Self, Trouble> {
+    /// Mounts `layers` (lowest first) with an empty upper layer, in the empty directory `disk` if there is one and its
+    /// file system serves. `scratch` is a directory to mount on where the kernel needs a path.
+    pub(crate) fn mount(
+        layers: &[PathBuf],
+        user_namespace: bool,
+        scratch: &Path,
+        disk: Option<&Path>,
+    ) -> Result<Self, Trouble> {
         let doing = || "mount the container's file system".to_owned();
-        let root = match Self::by_descriptor(layers, user_namespace) {
+        let layers = &distinct(layers)[..];
+        let Some(disk) = disk else {
+            return Upper::in_memory()
+                .and_then(|upper| Self::over(upper, layers, user_namespace, scratch))
+                .trying(doing);
+        };
+        let upper = Upper::on_disk(disk).trying(doing)?;
+        // overlayfs takes no stack without a lower layer.
+        let nothing = [disk.join(EMPTY)];
+        let layers = if layers.is_empty() { &nothing[..] } else { layers };
+        let mounted = Self::over(upper, layers, user_namespace, scratch).or_else(|error| {
+            // Not every file system can be the upper one: one without extended attributes cannot, nor can another
+            // overlay.
+            let memory = Upper::in_memory()?;
+            Self::over(memory, layers, user_namespace, scratch).map_err(|_second| error)
+        });
+        mounted.trying(doing)
+    }
+
+    fn over(
+        upper: Upper,
+        layers: &[PathBuf],
+        user_namespace: bool,
+        scratch: &Path,
+    ) -> Result<Self, CallError> {
+        let root = match by_descriptor(layers, &upper, user_namespace) {
             // Linux before 6.8 knows no single `lowerdir+`, before 6.13 no upper layer by descriptor, before 6.15 none
             // by O_PATH descriptor: EINVAL, ENOSYS or EBADF.
             Err(CallError { errno: Errno::INVAL | Errno::NOSYS | Errno::BADF, .. }) => {
-                Self::by_path(layers, user_namespace, scratch)
+                by_path(layers, &upper, user_namespace, scratch)?
             }
-            result => result,
+            result => result?,
         };
-        root.map(|root| Self { root }).trying(doing)
+        Ok(Self { root, upper })
+    }
+
+    /// A mount of the file or directory at `path` of it.
+    pub(crate) fn part(&self, path: &Path, scratch: &Path) -> Result<OwnedFd, Trouble> {
+        let doing = || format!("mount `{}` of another root", path.display());
+        let text = || format!("open_tree({path:?}, OPEN_TREE_CLONE|AT_EMPTY_PATH)");
+        let find = || resolve(self.root.as_fd(), path, OFlags::PATH | OFlags::CLOEXEC);
+        let found = find().call(|| format!("openat2({path:?})")).trying(doing)?;
+        match clone_mount(found.as_fd()) {
+            // Linux before 6.15 copies attached mounts only.
+            Err(Errno::INVAL) => {
+                let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+                let moved = move_mount(&self.root, "", CWD, scratch, flags);
+                let copied = moved.and_then(|()| {
+                    let copied = find().and_then(|found| clone_mount(found.as_fd()));
+                    let _ = rustix::mount::unmount(scratch, UnmountFlags::DETACH);
+                    copied
+                });
+                copied.call(text).trying(doing)
+            }
+            result => result.call(text).trying(doing),
+        }
+    }
+
+    /// The upper layer: what was written since.
+    pub(crate) fn upper(&self) -> &OwnedFd {
+        &self.upper.directory
     }
 
     /// The mount that stays with the launcher.
@@ -62,52 +138,105 @@ impl Rootfs {
         };
         copied.call(|| "open_tree(root, \"\", OPEN_TREE_CLONE|AT_EMPTY_PATH)".to_owned()).trying(doing)
     }
+}
 
-    fn by_descriptor(layers: &[PathBuf], user_namespace: bool) -> Result<OwnedFd, CallError> {
-        let upper = new_upper()?;
-        let overlay =
-            fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).call(|| "fsopen(\"overlay\")".to_owned())?;
-        for layer in layers.iter().rev() {
-            fsconfig_set_string(&overlay, "lowerdir+", layer.as_path())
-                .call(|| format!("fsconfig(overlay, \"lowerdir+\", {layer:?})"))?;
-        }
-        for (key, name) in [("upperdir", "upper"), ("workdir", "work")] {
-            let directory = open_directory(&upper, name)?;
-            fsconfig_set_fd(&overlay, key, &directory).call(|| format!("fsconfig(overlay, {key:?}, fd)"))?;
-        }
-        if user_namespace {
-            fsconfig_set_flag(&overlay, "userxattr")
-                .call(|| "fsconfig(overlay, \"userxattr\")".to_owned())?;
-        }
-        fsconfig_create(&overlay).call(|| "fsconfig(overlay, FSCONFIG_CMD_CREATE)".to_owned())?;
-        // The upper layer's own descriptor may be closed only now: closed earlier, the line above answers EINVAL.
-        drop(upper);
-        fsmount(&overlay, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
-            .call(|| "fsmount(overlay)".to_owned())
+impl Upper {
+    fn in_memory() -> Result<Self, CallError> {
+        let memory = new_tmpfs()?;
+        let place = Place::Memory(memory);
+        let at = |name: &str| match &place {
+            Place::Memory(memory) => make_directory(memory.as_fd(), name),
+            Place::Disk(_) => Err(CallError { call: String::new(), errno: Errno::INVAL }),
+        };
+        Ok(Self { directory: at(UPPER)?, work: at(WORK)?, place })
     }
 
-    /// The same by mount(2), attached for a moment in the launcher's own mount namespace.
-    fn by_path(layers: &[PathBuf], user_namespace: bool, scratch: &Path) -> Result<OwnedFd, CallError> {
-        let upper = new_upper()?;
-        rustix::fs::mkdirat(&upper, "root", Mode::from_raw_mode(0o700))
-            .call(|| "mkdirat(\"root\")".to_owned())?;
-        move_mount(&upper, "", CWD, scratch, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
-            .call(|| format!("move_mount(tmpfs, {scratch:?})"))?;
-        let mounted = mount_overlay(layers, user_namespace, scratch);
-        let root = mounted.and_then(|at| {
-            let flags = rustix::mount::OpenTreeFlags::OPEN_TREE_CLONE
-                | rustix::mount::OpenTreeFlags::OPEN_TREE_CLOEXEC;
-            let root = rustix::mount::open_tree(CWD, &at, flags)
-                .call(|| format!("open_tree({at:?}, OPEN_TREE_CLONE)"));
-            let _ = rustix::mount::unmount(&at, UnmountFlags::DETACH);
-            root
-        });
-        let _ = rustix::mount::unmount(scratch, UnmountFlags::DETACH);
-        root
+    fn on_disk(path: &Path) -> Result<Self, CallError> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let disk = rustix::fs::open(path, flags, Mode::empty()).call(|| format!("open({path:?})"))?;
+        let at = |name: &str| make_directory(disk.as_fd(), name);
+        at(EMPTY)?;
+        Ok(Self { directory: at(UPPER)?, work: at(WORK)?, place: Place::Disk(path.to_owned()) })
     }
 }
 
-fn mount_overlay(layers: &[PathBuf], user_namespace: bool, scratch: &Path) -> Result<PathBuf, CallError> {
+const UPPER: &str = "upper";
+const WORK: &str = "work";
+const EMPTY: &str = "empty";
+
+/// Features of overlayfs that leave in the upper layer what only overlayfs understands: names of renamed directories,
+/// files without their content. The kernel may be built to have them on; a user namespace has none of them.
+const OFF: [&str; 2] = ["redirect_dir", "metacopy"];
+
+/// The layers without repetition. overlayfs refuses a layer that comes twice (ELOOP), which images may have: two steps
+/// of a build that write the same. The upper place alone is enough, for it covers everything of the lower one.
+fn distinct(layers: &[PathBuf]) -> Vec<PathBuf> {
+    let again = |number: usize| layers[number + 1..].contains(&layers[number]);
+    (0..layers.len()).filter(|number| !again(*number)).map(|number| layers[number].clone()).collect()
+}
+
+fn by_descriptor(layers: &[PathBuf], upper: &Upper, user_namespace: bool) -> Result<OwnedFd, CallError> {
+    let overlay = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).call(|| "fsopen(\"overlay\")".to_owned())?;
+    for layer in layers.iter().rev() {
+        fsconfig_set_string(&overlay, "lowerdir+", layer.as_path())
+            .call(|| format!("fsconfig(overlay, \"lowerdir+\", {layer:?})"))?;
+    }
+    for (key, directory) in [("upperdir", &upper.directory), ("workdir", &upper.work)] {
+        fsconfig_set_fd(&overlay, key, directory).call(|| format!("fsconfig(overlay, {key:?}, fd)"))?;
+    }
+    let flag = |name: &str| fsconfig_set_flag(&overlay, name).call(|| format!("fsconfig(overlay, {name:?})"));
+    if user_namespace {
+        flag("userxattr")?;
+    } else {
+        for name in OFF {
+            fsconfig_set_string(&overlay, name, "off")
+                .call(|| format!("fsconfig(overlay, {name:?}, \"off\")"))?;
+        }
+    }
+    if matches!(upper.place, Place::Disk(_)) {
+        // What is in there is either captured whole or thrown away: nothing has to be on the disk before that.
+        flag("volatile")?;
+    }
+    fsconfig_create(&overlay).call(|| "fsconfig(overlay, FSCONFIG_CMD_CREATE)".to_owned())?;
+    fsmount(&overlay, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
+        .call(|| "fsmount(overlay)".to_owned())
+}
+
+/// The same by mount(2), attached for a moment in the launcher's own mount namespace.
+fn by_path(
+    layers: &[PathBuf],
+    upper: &Upper,
+    user_namespace: bool,
+    scratch: &Path,
+) -> Result<OwnedFd, CallError> {
+    let spare;
+    let (attached, place) = match &upper.place {
+        Place::Memory(memory) => (memory, scratch),
+        // Something is needed to mount on.
+        Place::Disk(path) => {
+            spare = new_tmpfs()?;
+            (&spare, path.as_path())
+        }
+    };
+    rustix::fs::mkdirat(attached, "root", Mode::from_raw_mode(0o700))
+        .call(|| "mkdirat(\"root\")".to_owned())?;
+    move_mount(attached, "", CWD, scratch, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+        .call(|| format!("move_mount(tmpfs, {scratch:?})"))?;
+    let at = scratch.join("root");
+    let mounted = mount_overlay(layers, place, user_namespace, &at);
+    let root = mounted.and_then(|()| {
+        let flags =
+            rustix::mount::OpenTreeFlags::OPEN_TREE_CLONE | rustix::mount::OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        let root =
+            rustix::mount::open_tree(CWD, &at, flags).call(|| format!("open_tree({at:?}, OPEN_TREE_CLONE)"));
+        let _ = rustix::mount::unmount(&at, UnmountFlags::DETACH);
+        root
+    });
+    let _ = rustix::mount::unmount(scratch, UnmountFlags::DETACH);
+    root
+}
+
+fn mount_overlay(layers: &[PathBuf], place: &Path, user_namespace: bool, at: &Path) -> Result<(), CallError> {
     let mut options = b"lowerdir=".to_vec();
     for (number, layer) in layers.iter().rev().enumerate() {
         if number > 0 {
@@ -115,18 +244,18 @@ fn mount_overlay(layers: &[PathBuf], user_namespace: bool, scratch: &Path) -> Re
         }
         options.extend(escaped(layer));
     }
-    for (key, name) in [("upperdir", "upper"), ("workdir", "work")] {
-        options.extend(format!(",{key}=").bytes().chain(escaped(&scratch.join(name))));
+    for (key, name) in [("upperdir", UPPER), ("workdir", WORK)] {
+        options.extend(format!(",{key}=").bytes().chain(escaped(&place.join(name))));
     }
     if user_namespace {
         options.extend(b",userxattr");
+    } else {
+        options.extend(OFF.iter().flat_map(|name| format!(",{name}=off").into_bytes()));
     }
-    let at = scratch.join("root");
     let text =
         || format!("mount(\"overlay\", {at:?}, \"overlay\", 0, {:?})", String::from_utf8_lossy(&options));
     let data = CString::new(options.clone()).map_err(|_| CallError { call: text(), errno: Errno::INVAL })?;
-    rustix::mount::mount("overlay", &at, "overlay", MountFlags::empty(), data.as_c_str()).call(text)?;
-    Ok(at)
+    rustix::mount::mount("overlay", at, "overlay", MountFlags::empty(), data.as_c_str()).call(text)
 }
 
 /// A path in the option string of overlayfs, where `:` separates layers and `,` options.
@@ -137,22 +266,19 @@ fn escaped(path: &Path) -> impl Iterator<Item = u8> + '_ {
     })
 }
 
-/// A detached tmpfs with the two directories an overlay writes to.
-fn new_upper() -> Result<OwnedFd, CallError> {
+/// A detached tmpfs.
+fn new_tmpfs() -> Result<OwnedFd, CallError> {
     let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC).call(|| "fsopen(\"tmpfs\")".to_owned())?;
     fsconfig_set_string(&context, "mode", "0755")
         .call(|| "fsconfig(tmpfs, \"mode\", \"0755\")".to_owned())?;
     fsconfig_create(&context).call(|| "fsconfig(tmpfs, FSCONFIG_CMD_CREATE)".to_owned())?;
-    let upper = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
-        .call(|| "fsmount(tmpfs)".to_owned())?;
-    for name in ["upper", "work"] {
-        rustix::fs::mkdirat(&upper, name, Mode::from_raw_mode(0o755))
-            .call(|| format!("mkdirat({name:?})"))?;
-    }
-    Ok(upper)
+    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
+        .call(|| "fsmount(tmpfs)".to_owned())
 }
 
-fn open_directory(at: &OwnedFd, name: &str) -> Result<OwnedFd, CallError> {
+/// Makes a directory and opens it.
+fn make_directory(at: BorrowedFd<'_>, name: &str) -> Result<OwnedFd, CallError> {
+    rustix::fs::mkdirat(at, name, Mode::from_raw_mode(0o755)).call(|| format!("mkdirat({name:?})"))?;
     rustix::fs::openat(at, name, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .call(|| format!("openat({name:?}, O_PATH|O_DIRECTORY)"))
 }

@@ -1,7 +1,7 @@
 //! Output and input of processes: pipes between a process of a container and the keeper.
 
 use super::launch::Trouble;
-use super::launcher::{receiving_pipe, sending_pipe};
+use super::launcher::{Handle, Job, receiving_pipe, sending_pipe};
 use super::sys::CallError;
 use crate::LogBook;
 use bytes::{Bytes, BytesMut};
@@ -75,6 +75,23 @@ pub(crate) struct Checked {
     pub(crate) read: Receiver,
     /// What came of it; `None` once that has been told.
     pub(crate) work: Option<JoinHandle<Result<(), Trouble>>>,
+}
+
+impl Checked {
+    /// Lets a worker do a job that writes a stream; the job's own outcome is of the type `T`.
+    pub(crate) fn of<T>(launcher: &Handle, job: Job) -> Result<Self, CallError>
+    where
+        T: serde::de::DeserializeOwned + Send + 'static,
+    {
+        let (read, write) = receiving_pipe()?;
+        let launcher = launcher.clone();
+        let work = tokio::spawn(async move {
+            let outcome = launcher.work::<T>(job, write.as_fd()).await;
+            drop(write);
+            outcome.map(drop)
+        });
+        Ok(Self { read, work: Some(work) })
+    }
 }
 
 impl AsyncRead for Checked {

@@ -1,12 +1,14 @@
 //! Killed processes and full disks leave a store that works.
 
-use crate::images::{Parts, assert_consistent, resolve, store};
+use crate::images::{Parts, assert_consistent, assert_verifies, bytes, resolve, store};
+use crate::server::Registry;
 use crate::tape::{Entry, FILE, Tape};
-use shakedown_runtime::native::image::remove_tree;
-use shakedown_spec::{FailureKind, PullPolicy};
+use shakedown_runtime::native::image::{PruneRules, Store, remove_tree};
+use shakedown_spec::{FailureKind, ImageSource, PullPolicy};
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
@@ -67,7 +69,7 @@ fn kill(mut process: Child, after: Duration) -> bool {
     // Either the time is over or the output ends because the child has.
     while lines.recv_timeout(after).is_ok() {}
     process.kill().unwrap();
-    !process.wait().unwrap().success()
+    std::os::unix::process::ExitStatusExt::signal(&process.wait().unwrap()) == Some(9)
 }
 
 /// kill -9 at any moment: the next one to open the store finds it consistent and can use it.
@@ -91,6 +93,119 @@ async fn killed_processes_leave_a_store_that_works() {
     let image = resolve(&store(&root).await, &source, PullPolicy::Missing).await.unwrap();
     let files = |layer: &std::path::PathBuf| walk(layer);
     assert_eq!(image.layers.iter().map(files).sum::<usize>(), 4500);
+}
+
+/// Random numbers that can be had again (xorshift64*, <https://doi.org/10.18637/jss.v008.i14>).
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % limit
+    }
+}
+
+/// Images that share layers, and whose blobs take a while.
+fn shelf() -> [Parts; 3] {
+    let mut dice = Dice(7);
+    let noise: Vec<u8> = (0..1 << 20).map(|_| u8::try_from(dice.below(256)).unwrap()).collect();
+    let many = |number: u32| {
+        let tape = (0..150)
+            .fold(Tape::default(), |tape, n| tape.file(&format!("{number}/{n}"), &"item".repeat(200)));
+        tape.done()
+    };
+    let big = Tape::default().entry(Entry::new(FILE, "noise").data(noise)).done();
+    [Parts::of(&[many(1), many(2)]), Parts::of(&[many(1), big.clone()]), Parts::of(&[big, many(3), many(4)])]
+}
+
+/// Uses a store in every way, without end; the body of the processes that are killed.
+#[tokio::test]
+#[ignore = "another test runs it in a process of its own"]
+async fn work_until_killed() {
+    let root = told("SHAKEDOWN_TEST_STORE");
+    let sources = told("SHAKEDOWN_TEST_SOURCE");
+    let (seed, sources) = sources.split_once(' ').unwrap();
+    let sources: Vec<_> = sources.split(' ').collect();
+    let mut dice = Dice(seed.parse().unwrap());
+    let store = store(Path::new(&root)).await;
+    std::io::stdout().write_all(b"opened\n").unwrap();
+    loop {
+        work(&store, &mut dice, &sources).await;
+    }
+}
+
+async fn work(store: &Store, dice: &mut Dice, sources: &[&str]) {
+    let pick = sources[usize::try_from(dice.below(sources.len() as u64)).unwrap()];
+    match dice.below(10) {
+        0..4 => drop(resolve(store, pick, PullPolicy::Missing).await.unwrap()),
+        4..6 => build(store, dice).await,
+        6 => match store.remove(pick, dice.below(2) == 0).await {
+            // Somebody else was faster, or uses it.
+            Err(failure) if failure.kind == FailureKind::Other => panic!("{failure}"),
+            _ => {}
+        },
+        7 => assert_eq!(store.verify(false).await.unwrap(), []),
+        _ => {
+            let max_size = (dice.below(2) == 0).then_some(2 << 20);
+            let rules =
+                PruneRules { nameless: true, all: dice.below(2) == 0, max_size, ..PruneRules::default() };
+            store.prune(&rules).await.unwrap();
+        }
+    }
+}
+
+/// What a build does: blobs, a layer that is unpacked at once, an image with a name.
+async fn build(store: &Store, dice: &mut Dice) {
+    let source: ImageSource = "build:shop".parse().unwrap();
+    let ingest = store.ingest(&source, Arc::new(|_, _, _| {})).await.unwrap();
+    let number = dice.below(4);
+    let layer = (0..60).fold(Tape::default(), |tape, n| tape.file(&format!("built/{number}/{n}"), "x"));
+    let mut blob = ingest.blob().unwrap();
+    blob.write_all(&layer.done()).unwrap();
+    let (layer, id) = blob.finish_layer_tar().unwrap();
+    ingest.layer(&layer, id, &mut Vec::new()).await.unwrap();
+    let config = bytes(&serde_json::json!({"rootfs": {"type": "layers", "diff_ids": [id]}}));
+    ingest.finish(&config, &[layer], &[format!("built:{number}").parse().unwrap()]).await.unwrap();
+}
+
+/// kill -9, two hundred times, of processes that pull, build, name, remove and collect in one store: what is there is
+/// whole every time, and it goes on.
+#[tokio::test]
+async fn two_hundred_kills_leave_a_store_that_verifies() {
+    const AT_ONCE: u64 = 4;
+    let seed = std::env::var("SHAKEDOWN_TEST_SEED").ok().map(|seed| seed.parse().unwrap());
+    let time = || std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64 | 1;
+    let seed: u64 = seed.unwrap_or_else(time);
+    std::io::stderr().write_all(format!("SHAKEDOWN_TEST_SEED={seed}\n").as_bytes()).unwrap();
+    let mut dice = Dice(seed);
+    let work = tempfile::tempdir().unwrap();
+    let root = work.path().join("store");
+    let registry = Registry::start("");
+    let mut sources = Vec::new();
+    for (number, parts) in shelf().iter().enumerate() {
+        registry.push(parts, &format!("shop{number}"), "1", "");
+        sources.push(format!("{}/shop{number}:1", registry.address));
+    }
+    shelf()[0].layout(&work.path().join("layout"), "1");
+    sources.push(format!("oci:{}", work.path().join("layout").display()));
+    for _round in 0..200 / AT_ONCE {
+        let start = |dice: &mut Dice| {
+            let told = format!("{} {}", dice.below(1 << 30) + 1, sources.join(" "));
+            child(&[], "crash::work_until_killed", &root, &told).spawn().unwrap()
+        };
+        let processes: Vec<_> = (0..AT_ONCE).map(|_| start(&mut dice)).collect();
+        for process in processes {
+            assert!(kill(process, Duration::from_millis(dice.below(60))), "a process failed by itself");
+        }
+        assert_verifies(&root).await;
+    }
+    for (source, parts) in sources.iter().zip(shelf()) {
+        let image = resolve(&store(&root).await, source, PullPolicy::Missing).await.unwrap();
+        assert_eq!(image.layers.len(), parts.blobs.len());
+    }
+    assert_verifies(&root).await;
 }
 
 /// A mount namespace of its own; as an ordinary user it needs a user namespace too.
@@ -138,6 +253,13 @@ async fn fill_a_disk() {
     assert!(text.contains("no space left on device") && text.contains("hint: free space"), "{text}");
     assert_consistent(&root);
     assert!(used() < 1 << 20, "{} bytes are still used", used());
+    let ingest = store.ingest(&"build:shop".parse().unwrap(), Arc::new(|_, _, _| {})).await.unwrap();
+    let mut blob = ingest.blob().unwrap();
+    let error = blob.write_all(&vec![b'x'; 30 << 20]).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::StorageFull);
+    drop((blob, ingest));
+    assert!(used() < 1 << 20, "{} bytes are still used", used());
+    assert_verifies(&root).await;
     mount_remount(disk, MountFlags::empty(), c"size=64m").unwrap();
     let image = resolve(&store, &source, PullPolicy::Missing).await.unwrap();
     assert_eq!(std::fs::metadata(image.layers[1].join("big")).unwrap().len(), 30 << 20);

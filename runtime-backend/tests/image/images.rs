@@ -2,12 +2,15 @@
 
 use crate::tape::{Entry, FILE, Tape};
 use serde_json::{Value, json};
-use shakedown_runtime::native::image::{Digest, LocalUnpacker, Store, StoredImage};
+use shakedown_runtime::native::image::{
+    Digest, LocalUnpacker, RetryPolicy, Store, StoreOptions, StoredImage,
+};
 use shakedown_spec::{Failure, ImageSource, PullPolicy};
 use std::fs;
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The parts of an image. Every field may be changed before it is written.
 #[derive(Clone)]
@@ -130,12 +133,30 @@ pub(crate) fn archive_of(directory: &Path) -> Vec<u8> {
 
 /// A store in `root` as this process can have it, without passwords.
 pub(crate) async fn store(root: &Path) -> Store {
-    Store::open_with(root, Arc::new(LocalUnpacker::of_this_process()), None).await.unwrap()
+    store_with(root, quick()).await
+}
+
+pub(crate) async fn store_with(root: &Path, options: StoreOptions) -> Store {
+    Store::open_with(root, Arc::new(LocalUnpacker::of_this_process()), options).await.unwrap()
+}
+
+/// Pauses that take no time.
+pub(crate) fn quick() -> StoreOptions {
+    let (first_pause, longest_pause) = (Duration::from_millis(1), Duration::from_millis(5));
+    let retry = RetryPolicy { attempts: 3, first_pause, longest_pause, ..RetryPolicy::default() };
+    StoreOptions { retry, ..StoreOptions::default() }
 }
 
 pub(crate) async fn resolve(store: &Store, source: &str, policy: PullPolicy) -> Result<StoredImage, Failure> {
     let source: ImageSource = source.parse().unwrap();
     store.resolve(&source, policy, Arc::new(|_, _, _| {})).await
+}
+
+/// Everything in the store is as it was written.
+pub(crate) async fn assert_verifies(root: &Path) {
+    let findings = store(root).await.verify(false).await.unwrap();
+    assert!(findings.is_empty(), "{findings:#?}");
+    assert_consistent(root);
 }
 
 /// The store has no work in progress, and whatever it has is whole.

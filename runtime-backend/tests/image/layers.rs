@@ -1,6 +1,6 @@
 //! What an honest layer says arrives: owners, rights, times, links, deletions in overlayfs's form.
 
-use crate::attacks::{Arena, ways};
+use crate::arena::{Arena, ways};
 use crate::tape::{CHAR, DIR, Entry, FIFO, FILE, SYMLINK, Tape};
 use shakedown_runtime::native::image::{Owners, UnpackOptions, Unpacked, Unsettled};
 use std::fs;

@@ -1,121 +1,15 @@
 //! Images from a real registry on loopback, and from one that misbehaves.
 
 use crate::crash::child;
-use crate::images::{Parts, assert_consistent, bytes, resolve, shop, store};
+use crate::images::{Parts, assert_consistent, bytes, quick, resolve, shop, store, store_with};
+use crate::server::{Registry, shown};
 use crate::tape::Tape;
 use serde_json::json;
-use shakedown_runtime::native::image::{Digest, LocalUnpacker, Store};
+use shakedown_runtime::native::image::{Credentials, Digest, LocalUnpacker, Store, StoreOptions};
 use shakedown_spec::{FailureKind, PullPolicy};
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
 use std::sync::{Arc, Mutex};
-
-/// Docker's own registry, on a free port. It ends with the test.
-struct Registry {
-    process: Child,
-    address: String,
-    log: Arc<Mutex<Vec<String>>>,
-    ended: Receiver<()>,
-    _data: tempfile::TempDir,
-}
-
-impl Registry {
-    fn start(auth: &str) -> Self {
-        let data = tempfile::tempdir().unwrap();
-        let config = format!(
-            "version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: 127.0.0.1:0\n{auth}",
-            data.path().display()
-        );
-        let path = data.path().join("config.yml");
-        std::fs::write(&path, config).unwrap();
-        let mut process = Command::new("docker-registry")
-            .arg("serve")
-            .arg(&path)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("`docker-registry` has to be installed: apt install docker-registry");
-        let log = Arc::new(Mutex::new(Vec::new()));
-        let (found, address) = channel();
-        let (end, ended) = channel::<()>();
-        let streams: [Box<dyn Read + Send>; 2] =
-            [Box::new(process.stdout.take().unwrap()), Box::new(process.stderr.take().unwrap())];
-        for stream in streams {
-            let (log, found, end) = (Arc::clone(&log), found.clone(), end.clone());
-            std::thread::spawn(move || {
-                let _end = end;
-                for line in BufReader::new(stream).lines().map_while(Result::ok) {
-                    if let Some((_, rest)) = line.split_once("listening on ") {
-                        let end = rest
-                            .find(|c: char| c != '.' && c != ':' && !c.is_ascii_digit())
-                            .unwrap_or(rest.len());
-                        let _ = found.send(rest[..end].to_owned());
-                    }
-                    log.lock().unwrap().push(line);
-                }
-            });
-        }
-        let address = address.recv().expect("the registry says where it listens");
-        Self { process, address, log, ended, _data: data }
-    }
-
-    /// Puts an image there, in the plain protocol.
-    fn push(&self, parts: &Parts, repository: &str, tag: &str, headers: &str) {
-        let config = bytes(&parts.config);
-        for blob in parts.blobs.iter().chain([&config]) {
-            let (status, head) = self.send("POST", &format!("/v2/{repository}/blobs/uploads/"), headers, b"");
-            assert!(status == 202, "{head}");
-            let location = head.lines().find_map(|line| line.strip_prefix("Location: ")).unwrap();
-            let path = location.trim().split_once(&self.address).map_or(location, |(_, path)| path).trim();
-            let target = format!("{path}&digest={}", Digest::of(blob));
-            let (status, head) = self.send("PUT", &target, headers, blob);
-            assert!(status == 201, "{head}");
-        }
-        let headers = format!("{headers}Content-Type: application/vnd.oci.image.manifest.v1+json\r\n");
-        let path = format!("/v2/{repository}/manifests/{tag}");
-        let (status, head) = self.send("PUT", &path, &headers, &bytes(&parts.manifest));
-        assert!(status == 201, "{head}");
-    }
-
-    fn send(&self, method: &str, path: &str, headers: &str, body: &[u8]) -> (u16, String) {
-        let mut stream = TcpStream::connect(&self.address).unwrap();
-        let length = body.len();
-        let head = format!(
-            "{method} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\nContent-Length: {length}\r\n{headers}\r\n",
-            self.address
-        );
-        stream.write_all(head.as_bytes()).unwrap();
-        stream.write_all(body).unwrap();
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).unwrap();
-        let answer = String::from_utf8_lossy(&answer).into_owned();
-        (answer.split(' ').nth(1).unwrap().parse().unwrap(), answer)
-    }
-
-    /// Ends the registry and gives everything it logged.
-    fn finish(mut self) -> Vec<String> {
-        self.process.kill().unwrap();
-        self.process.wait().unwrap();
-        // Both readers have let go: the log is whole.
-        let _ = self.ended.recv();
-        std::mem::take(&mut *self.log.lock().unwrap())
-    }
-}
-
-impl Drop for Registry {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-/// The text of a failure, with the address of this run taken out.
-fn shown(failure: &shakedown_spec::Failure, address: &str, work: &Path) -> String {
-    failure.to_string().replace(address, "127.0.0.1:5000").replace(work.to_str().unwrap(), "DIR")
-}
 
 /// An image is fetched once, and is there without the registry from then on.
 #[tokio::test]
@@ -243,9 +137,11 @@ async fn passwords_are_those_of_docker() {
         std::fs::write(&path, bytes(&json!({"auths": {&registry.address: {"auth": auth}}}))).unwrap();
         path
     };
-    let ask = async |config| {
+    let ask = async |config: Option<_>| {
         let unpacker = Arc::new(LocalUnpacker::of_this_process());
-        let store = Store::open_with(&work.path().join("store"), unpacker, config).await.unwrap();
+        let credentials = config.map(|path: std::path::PathBuf| Credentials::file(path)).unwrap_or_default();
+        let options = StoreOptions { credentials, ..StoreOptions::default() };
+        let store = Store::open_with(&work.path().join("store"), unpacker, options).await.unwrap();
         resolve(&store, &format!("{}/orders:1", registry.address), PullPolicy::Always).await
     };
     let say = |failure: shakedown_spec::Failure| shown(&failure, &registry.address, work.path());
@@ -260,7 +156,7 @@ async fn passwords_are_those_of_docker() {
       registry: http://127.0.0.1:5000
       request:  GET /v2/orders/manifests/1
       answer:   status 401, UNAUTHORIZED: authentication required
-    hint: the password for this registry in Docker's `config.json` does not open this repository
+    hint: the password for this registry in Docker's or Podman's configuration does not open this repository
     ");
     assert_eq!(ask(Some(config("secret"))).await.unwrap().layers.len(), 3);
 }
@@ -361,6 +257,7 @@ async fn blobs_are_verified_on_the_way_in() {
       registry: http://127.0.0.1:5000
       reason:   end of file before message length reached
       received: 100 of 409 bytes
+      attempts: 3
     ");
     let busy = misbehaves(move |path, _| {
         third_layer(path).then(|| answer("503 Service Unavailable", "", b"<html>"))
@@ -370,6 +267,7 @@ async fn blobs_are_verified_on_the_way_in() {
       registry: http://127.0.0.1:5000
       request:  GET /v2/shop/blobs/sha256:537f8084de18648abfa3985d9494e0153b2515803b3b47e1661419760a9eb0c3
       answer:   status 503
+      attempts: 3
     hint: the registry cannot answer at the moment; try again later
     ");
 }
@@ -444,4 +342,40 @@ async fn tokens_and_redirects_work() {
     let store = store(&work.path().join("store")).await;
     let image = resolve(&store, &format!("{address}/shop:1"), PullPolicy::Missing).await.unwrap();
     assert_eq!(image.layers.len(), 3);
+}
+
+/// A registry that sends to another host does not let that host ask for the user's password (CVE-2020-15157).
+#[tokio::test]
+async fn passwords_are_for_the_registry_alone() {
+    let (parts, stolen) = (shop(), Arc::new(Mutex::new(Vec::new())));
+    let seen = Arc::clone(&stolen);
+    let address = canned(move |asked| {
+        let (path, own) = (&asked.path, &asked.own);
+        if path.starts_with("/cdn/") || path.starts_with("/steal") {
+            seen.lock().unwrap().push((path.clone(), asked.authorization.clone()));
+            let realm = format!("WWW-Authenticate: Bearer realm=\"http://{own}/steal\"\r\n");
+            return answer("401 Unauthorized", &realm, b"");
+        }
+        let config = bytes(&parts.config);
+        let blob = parts.blobs.iter().chain([&config]).find(|blob| path.ends_with(&Digest::of(blob).hex()));
+        match (blob, asked.authorization.as_deref()) {
+            (Some(_), Some("Basic b3JkZXJzOnNlY3JldA==")) => {
+                let away = own.replace("127.0.0.1", "localhost");
+                answer("307 Temporary Redirect", &format!("Location: http://{away}/cdn/blob\r\n"), b"")
+            }
+            (None, Some(_)) => answer("200 OK", "", &bytes(&parts.manifest)),
+            _ => answer("401 Unauthorized", "WWW-Authenticate: Basic realm=\"shop\"\r\n", b""),
+        }
+    });
+    let work = tempfile::tempdir().unwrap();
+    let entry = json!({"auths": {&address: {"auth": "b3JkZXJzOnNlY3JldA=="}}}).to_string();
+    let credentials = Credentials { inline: Some(entry), files: Vec::new() };
+    let store = store_with(&work.path().join("store"), StoreOptions { credentials, ..quick() }).await;
+    resolve(&store, &format!("{address}/shop:1"), PullPolicy::Missing).await.unwrap_err();
+    let stolen = stolen.lock().unwrap();
+    assert!(!stolen.is_empty());
+    assert!(
+        stolen.iter().all(|(path, authorization)| path == "/cdn/blob" && authorization.is_none()),
+        "{stolen:?}"
+    );
 }

@@ -19,6 +19,7 @@ pub(crate) const FILE: u8 = b'0';
 pub(crate) const HARD: u8 = b'1';
 pub(crate) const SYMLINK: u8 = b'2';
 pub(crate) const CHAR: u8 = b'3';
+pub(crate) const BLOCK: u8 = b'4';
 pub(crate) const DIR: u8 = b'5';
 pub(crate) const FIFO: u8 = b'6';
 

@@ -87,10 +87,19 @@ impl Lab {
         &self,
         container: Container,
     ) -> shakedown_runtime::Result<(String, Endpoints)> {
-        let id = format!("{}-{}", self.session, self.made.lock().unwrap().len());
-        self.made.lock().unwrap().push(id.clone());
         let source: ImageSource = container.image.parse().unwrap();
         let image = self.driver.resolve(&source, PullPolicy::Missing, Arc::new(|_, _, _| ())).await?;
+        self.create_of(container, image).await
+    }
+
+    /// A container of an image that is resolved already.
+    pub(crate) async fn create_of(
+        &self,
+        container: Container,
+        image: shakedown_runtime::Image,
+    ) -> shakedown_runtime::Result<(String, Endpoints)> {
+        let id = format!("{}-{}", self.session, self.made.lock().unwrap().len());
+        self.made.lock().unwrap().push(id.clone());
         for attachment in &container.networks {
             self.networks.lock().unwrap().push(attachment.network.key.clone());
             self.driver.create_network(&attachment.network).await?;
@@ -143,7 +152,7 @@ pub(crate) fn busybox(line: &str) -> Container {
 }
 
 /// Waits for the end of the output.
-async fn closed(log: &LogBook) {
+pub(crate) async fn closed(log: &LogBook) {
     let mut changes = log.watch();
     while !log.read(usize::MAX).1 {
         changes.changed().await.unwrap();

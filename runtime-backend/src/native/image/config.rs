@@ -3,7 +3,7 @@
 use super::digest::Digest;
 use crate::driver::ImageConfig;
 use serde::Deserialize;
-use shakedown_spec::Healthcheck;
+use shakedown_spec::{Healthcheck, Platform};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -13,13 +13,21 @@ pub(crate) struct Parsed {
     pub(crate) config: ImageConfig,
     /// The digests of the uncompressed layers, lowest first.
     pub(crate) diff_ids: Vec<Digest>,
+    /// When it was made, as it says (RFC 3339).
+    pub(crate) created: Option<String>,
+    /// What it runs on, as far as it says.
+    pub(crate) platform: Platform,
 }
 
 // Docker writes `null` where it means "nothing" in any of these, hence the options everywhere.
 #[derive(Deserialize)]
 struct RawImage {
+    os: Option<String>,
+    architecture: Option<String>,
+    variant: Option<String>,
     config: Option<RawConfig>,
     rootfs: Option<RawRootfs>,
+    created: Option<String>,
 }
 
 #[derive(Default, Deserialize)]
@@ -59,6 +67,9 @@ struct RawRootfs {
 pub(crate) fn parse(bytes: &[u8]) -> Result<Parsed, String> {
     let raw: RawImage = serde_json::from_slice(bytes)
         .map_err(|error| format!("its configuration cannot be read: {error}"))?;
+    let created = raw.created;
+    let named = |name: Option<String>| name.unwrap_or_default();
+    let platform = Platform::new(&named(raw.os), &named(raw.architecture), raw.variant.as_deref());
     let diff_ids = raw.rootfs.and_then(|rootfs| rootfs.diff_ids).unwrap_or_default();
     let raw = raw.config.unwrap_or_default();
     let keys =
@@ -72,10 +83,12 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Parsed, String> {
         exposed: keys(raw.exposed_ports),
         volumes: keys(raw.volumes),
         labels: raw.labels.unwrap_or_default(),
+        platform: Some(platform.clone())
+            .filter(|platform| !platform.os.is_empty() && !platform.architecture.is_empty()),
         stop_signal: raw.stop_signal.filter(|signal| !signal.is_empty()),
         healthcheck: raw.healthcheck.and_then(healthcheck),
     };
-    Ok(Parsed { config, diff_ids })
+    Ok(Parsed { config, diff_ids, created, platform })
 }
 
 fn healthcheck(raw: RawHealthcheck) -> Option<Healthcheck> {
@@ -112,6 +125,7 @@ mod tests {
             exposed: vec!["6379/tcp".to_owned()],
             volumes: vec!["/data".to_owned()],
             stop_signal: Some("SIGINT".to_owned()),
+            platform: Some("linux/amd64".parse().unwrap()),
             healthcheck: Some(check),
             ..ImageConfig::default()
         };

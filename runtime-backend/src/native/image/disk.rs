@@ -5,6 +5,8 @@
 //! layers/FORM/KEY/tree       unpacked layers; KEY is the digest of the uncompressed archive, with the layers
 //! layers/FORM/KEY/layer.json below mixed in where the tree depends on them
 //! images/FORM/HEX.json       images whose layers are all there, by the digest of their configuration
+//! build/HEX.json             layers that steps of builds made, by what the steps depend on
+//! cache/FORM/HEX-N           directories that steps of builds share
 //! refs/HEX.json              which image a source meant when it was last looked at
 //! tmp/NAME, tmp/NAME.lock    work in progress; the lock is free when its process is dead
 //! locks/NAME                 one file for each thing that two processes might make at once
@@ -13,6 +15,7 @@
 //! process that wrote it ended.
 
 use super::digest::Digest;
+use super::manifest::LARGEST_DOCUMENT;
 use super::unpacker::Unpacker;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -21,6 +24,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
 
 /// The directory.
 #[derive(Clone, Debug)]
@@ -59,16 +63,48 @@ impl Disk {
         self.root.join("blobs/sha256").join(digest.hex())
     }
 
+    /// A manifest or index that is here. What lies under a digest was checked when it came; a bit that fell over since is
+    /// found, so that the document is fetched anew.
+    pub(crate) fn document(&self, digest: Digest) -> Option<Vec<u8>> {
+        let mut bytes = Vec::new();
+        let file = File::open(self.blob(digest)).ok()?;
+        io::Read::read_to_end(&mut io::Read::take(file, LARGEST_DOCUMENT), &mut bytes).ok()?;
+        (Digest::of(&bytes) == digest).then_some(bytes)
+    }
+
     pub(crate) fn layer(&self, form: &str, key: &str) -> PathBuf {
-        self.root.join("layers").join(form).join(key)
+        self.layers(form).join(key)
+    }
+
+    /// Where the unpacked layers of a form are.
+    pub(crate) fn layers(&self, form: &str) -> PathBuf {
+        self.root.join("layers").join(form)
     }
 
     pub(crate) fn image(&self, form: &str, config: Digest) -> PathBuf {
         self.root.join("images").join(form).join(format!("{}.json", config.hex()))
     }
 
+    pub(crate) fn step(&self, key: Digest) -> PathBuf {
+        self.root.join("build").join(format!("{}.json", key.hex()))
+    }
+
     pub(crate) fn reference(&self, source: &str) -> PathBuf {
         self.root.join("refs").join(format!("{}.json", Digest::of(source.as_bytes()).hex()))
+    }
+
+    /// Where files without a name are made (`image_files::spool`).
+    pub(crate) fn spool(&self) -> PathBuf {
+        self.root.join("tmp")
+    }
+
+    /// What is in a directory of the store, in the order of its names.
+    pub(crate) fn list(&self, directory: impl AsRef<Path>) -> io::Result<Vec<PathBuf>> {
+        let entries = fs::read_dir(self.root.join(directory))?;
+        let mut paths =
+            entries.map(|entry| entry.map(|entry| entry.path())).collect::<io::Result<Vec<_>>>()?;
+        paths.sort();
+        Ok(paths)
     }
 
     /// Waits until no other process (and no other task of this one) holds the lock.
@@ -87,15 +123,49 @@ impl Disk {
         attempt: fn(&File) -> Result<(), TryLockError>,
         wait: fn(&File) -> io::Result<()>,
     ) -> io::Result<File> {
-        let file = File::options().create(true).append(true).open(self.root.join("locks").join(name))?;
-        match attempt(&file) {
-            Ok(()) => Ok(file),
-            Err(TryLockError::Error(error)) => Err(error),
-            Err(TryLockError::WouldBlock) => {
-                let waiting = tokio::task::spawn_blocking(move || wait(&file).map(|()| file));
-                waiting.await.map_err(io::Error::other)?
+        loop {
+            let file = self.lock_file(name)?;
+            let file = match attempt(&file) {
+                Ok(()) => file,
+                Err(TryLockError::Error(error)) => return Err(error),
+                Err(TryLockError::WouldBlock) => {
+                    let waiting = tokio::task::spawn_blocking(move || wait(&file).map(|()| file));
+                    waiting.await.map_err(io::Error::other)??
+                }
+            };
+            if is_there(&file)? {
+                return Ok(file);
             }
         }
+    }
+
+    /// The lock, if nobody has any share of it.
+    pub(crate) fn try_lock(&self, name: &str) -> io::Result<Option<File>> {
+        loop {
+            let file = self.lock_file(name)?;
+            match file.try_lock() {
+                Ok(()) if is_there(&file)? => return Ok(Some(file)),
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => return Ok(None),
+                Err(TryLockError::Error(error)) => return Err(error),
+            }
+        }
+    }
+
+    fn lock_file(&self, name: &str) -> io::Result<File> {
+        File::options().create(true).append(true).open(self.root.join("locks").join(name))
+    }
+
+    /// Removes the files of locks that nobody has. Whoever opened one before and locks it afterwards finds that it is
+    /// not there any more, and opens it anew.
+    pub(crate) fn sweep_locks(&self) -> io::Result<()> {
+        for path in self.list("locks")? {
+            let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
+            if let Some(_free) = self.try_lock(name)? {
+                remove_file(&path)?;
+            }
+        }
+        Ok(())
     }
 
     /// A new place for work.
@@ -103,7 +173,7 @@ impl Disk {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         loop {
             // Process ids repeat across pid namespaces that share a home directory, hence the time.
-            let time = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().as_nanos();
+            let time = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().as_nanos();
             let number = NEXT.fetch_add(1, Ordering::Relaxed);
             let name = format!("{}-{time:x}-{number}", std::process::id());
             let (path, lock_path) =
@@ -114,7 +184,7 @@ impl Disk {
                 Err(error) => return Err(error),
             };
             // Between the two lines a sweep may have taken the file for a dead process's and removed it.
-            let ours = lock.try_lock().is_ok() && lock.metadata()?.nlink() > 0;
+            let ours = lock.try_lock().is_ok() && is_there(&lock)?;
             if !ours {
                 continue;
             }
@@ -160,10 +230,63 @@ impl Disk {
         result
     }
 
+    /// Keeps a small blob; gives its digest.
+    pub(crate) fn keep(&self, bytes: &[u8]) -> io::Result<Digest> {
+        let digest = Digest::of(bytes);
+        let path = self.blob(digest);
+        // Of the right length it is the right one: blobs appear whole. Power loss may have left an empty one.
+        if fs::metadata(&path).is_ok_and(|blob| blob.len() == bytes.len() as u64) {
+            return Ok(digest);
+        }
+        self.write(&path, bytes).map(|()| digest)
+    }
+
     /// Writes a record.
     pub(crate) fn write_json(&self, path: &Path, value: &impl Serialize) -> io::Result<()> {
-        self.write(path, &serde_json::to_vec(value)?)
+        self.write(path, &record(value)?)
     }
+}
+
+/// A file without a name was removed.
+fn is_there(file: &File) -> io::Result<bool> {
+    Ok(file.metadata()?.nlink() > 0)
+}
+
+/// A record's bytes: JSON, and in a line of its own the digest of that.
+pub(crate) fn record(value: &impl Serialize) -> io::Result<Vec<u8>> {
+    let mut bytes = serde_json::to_vec(value)?;
+    let digest = Digest::of(&bytes);
+    writeln!(bytes, "\n{digest}")?;
+    Ok(bytes)
+}
+
+/// What became of a record.
+#[derive(Debug)]
+pub(crate) enum Record<T> {
+    /// It is there and whole.
+    Good(T),
+    /// There is none.
+    Absent,
+    /// It cannot be read, or is not what was written.
+    Damaged,
+}
+
+/// Reads a record.
+pub(crate) fn read_record<T: DeserializeOwned>(path: &Path) -> Record<T> {
+    let bytes = match fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Record::Absent;
+        }
+        Err(_unreadable) => return Record::Damaged,
+    };
+    let whole = || {
+        let lines = bytes.strip_suffix(b"\n")?;
+        let (json, digest) = lines.split_at(lines.iter().rposition(|byte| *byte == b'\n')?);
+        let same = digest[1..] == *Digest::of(json).to_string().as_bytes();
+        same.then(|| serde_json::from_slice(json).ok()).flatten()
+    };
+    whole().map_or(Record::Damaged, Record::Good)
 }
 
 fn lock_of(scratch: &Path) -> PathBuf {
@@ -174,14 +297,29 @@ fn lock_of(scratch: &Path) -> PathBuf {
 
 /// A record, or `None` if there is none that can be read: it is then made anew.
 pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Option<T> {
-    serde_json::from_slice(&fs::read(path).ok()?).ok()
+    match read_record(path) {
+        Record::Good(value) => Some(value),
+        Record::Absent | Record::Damaged => None,
+    }
+}
+
+/// Says that something was used just now; to the hour, for it costs a write.
+pub(crate) fn touch(path: &Path) {
+    const OFTEN: Duration = Duration::from_secs(3600);
+    let now = SystemTime::now();
+    let recent = |time: SystemTime| now.duration_since(time).is_ok_and(|age| age < OFTEN);
+    if fs::metadata(path).and_then(|stat| stat.modified()).is_ok_and(recent) {
+        return;
+    }
+    // A store that cannot be written to is of use all the same.
+    let _ = File::options().append(true).open(path).and_then(|file| file.set_modified(now));
 }
 
 fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
     File::create_new(path)?.write_all(bytes)
 }
 
-fn remove_file(path: &Path) -> io::Result<()> {
+pub(crate) fn remove_file(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),

@@ -1,23 +1,31 @@
 //! Brings images from a registry into the store: verified, once for all processes.
+//!
+//! A layer is unpacked while it arrives: its bytes go to a file of the work in progress, which a [`Blob`] follows as it
+//! grows. Neither file nor tree leaves the work in progress before the digest of every byte is known to be right.
 
 use super::digest::{Digest, Hasher};
-use super::disk::Disk;
-use super::failures::{self, not_found, unusable, wrong_digest, wrong_size};
-use super::files::{for_this_machine, parse};
+use super::disk::{Disk, Scratch};
+use super::failures::{self, unusable, wrong_digest, wrong_size};
+use super::files::{for_platform, parse};
 use super::manifest::{Descriptor, Document, LARGEST_DOCUMENT, Manifest};
+use super::refusal::refused;
 use super::registry::{BlobStream, Reason, Registry, RegistryError};
 use super::unpacker::Blob;
 use crate::driver::Progress;
-use shakedown_spec::{Failure, ImageReference, ImageSource};
+use crate::image_files::blob::Growth;
+use bytes::Bytes;
+use shakedown_spec::{Failure, ImageReference, ImageSource, Platform};
 use std::fs::File;
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
+use tokio::sync::Semaphore;
+use tokio::sync::mpsc::{Receiver, channel};
 
 /// How deep indexes may nest.
 const DEEPEST_INDEX: usize = 4;
-/// How many near tags a message shows.
-const NEAR_TAGS: usize = 8;
+/// How many pieces may wait for the disk; a piece has at most some 400 KiB.
+const WAITING: usize = 16;
 
 /// One image at one registry.
 #[derive(Clone)]
@@ -26,29 +34,88 @@ pub(crate) struct Fetch {
     pub(crate) registry: Arc<Registry>,
     pub(crate) source: ImageSource,
     pub(crate) image: ImageReference,
+    pub(crate) platform: Platform,
+    /// Whether only the store is looked at.
+    pub(crate) offline: bool,
     pub(crate) progress: Progress,
+    /// Registries throttle clients that ask for more at once.
+    pub(crate) turns: Arc<Semaphore>,
+}
+
+/// The manifest for the platform, which is in the store now.
+pub(crate) struct FetchedManifest {
+    pub(crate) manifest: Manifest,
+    pub(crate) digest: Digest,
+    /// What the reference means: an index, usually.
+    pub(crate) top: Digest,
+}
+
+/// A blob that is there, or will be.
+pub(crate) enum Arrival {
+    There(Blob),
+    Coming(Box<Download>),
+}
+
+/// A blob on its way to the store. Nobody else fetches it as long as this lives.
+pub(crate) struct Download {
+    fetch: Fetch,
+    wanted: Descriptor,
+    what: String,
+    path: PathBuf,
+    growth: Growth,
+    blob: Blob,
+    mirrors: bool,
+    _lock: File,
+}
+
+/// Why a download failed.
+pub(crate) struct Broken {
+    pub(crate) failure: Failure,
+    /// A mirror gave wrong bytes: the registry itself may have the right ones.
+    pub(crate) blames_mirror: bool,
+}
+
+impl From<Failure> for Broken {
+    fn from(failure: Failure) -> Self {
+        Self { failure, blames_mirror: false }
+    }
 }
 
 impl Fetch {
-    /// The manifest for this machine, and the digest of what the reference means (an index, usually).
-    pub(crate) async fn manifest(&self) -> Result<(Manifest, Digest), Failure> {
+    /// The manifest for the platform.
+    pub(crate) async fn manifest(&self) -> Result<FetchedManifest, Failure> {
         let mut selector = self.image.selector().to_owned();
         let mut top = None;
         for _ in 0..DEEPEST_INDEX {
-            let fetched = match self.registry.manifest(&self.image, &selector).await {
-                Ok(fetched) => fetched,
-                Err(error) => return Err(self.refused(&error).await),
-            };
-            top.get_or_insert(fetched.digest);
-            self.keep(fetched.digest, &fetched.bytes)?;
-            match parse(&self.source, &format!("manifests/{selector}"), &fetched.bytes)? {
-                Document::Manifest(manifest) => return Ok((manifest, top.unwrap_or(fetched.digest))),
+            let (digest, bytes) = self.document(&selector).await?;
+            let top = *top.get_or_insert(digest);
+            match parse(&self.source, &format!("manifests/{selector}"), &bytes)? {
+                Document::Manifest(manifest) => return Ok(FetchedManifest { manifest, digest, top }),
                 Document::Index(entries) => {
-                    selector = for_this_machine(&self.source, &entries)?.digest.to_string();
+                    selector = for_platform(&self.source, &entries, &self.platform)?.digest.to_string();
                 }
             }
         }
         Err(unusable(&self.source, "cannot be used: its indexes are nested too deep"))
+    }
+
+    /// A manifest or index: one that is named by its digest from the store if it is there, else from the registry. It is
+    /// in the store then.
+    pub(crate) async fn document(&self, selector: &str) -> Result<(Digest, Vec<u8>), Failure> {
+        if let Ok(digest) = selector.parse::<Digest>()
+            && let Some(bytes) = self.disk.document(digest)
+        {
+            return Ok((digest, bytes));
+        }
+        if self.offline {
+            return Err(failures::offline(&self.source, self.disk.root()));
+        }
+        let fetched = match self.registry.manifest(&self.image, selector).await {
+            Ok(fetched) => fetched,
+            Err(error) => return Err(self.refused("the manifest", &error).await),
+        };
+        self.disk.keep(&fetched.bytes).map_err(|error| self.storing(&error))?;
+        Ok((fetched.digest, fetched.bytes))
     }
 
     /// Which manifest the reference means now, if the registry says so. A refusal is no answer here: the request for
@@ -57,7 +124,7 @@ impl Fetch {
         match self.registry.current(&self.image).await {
             Ok(digest) => Ok(digest),
             Err(RegistryError { reason: Reason::Status { .. }, .. }) => Ok(None),
-            Err(error) => Err(self.refused(&error).await),
+            Err(error) => Err(self.refused("the manifest", &error).await),
         }
     }
 
@@ -79,24 +146,55 @@ impl Fetch {
         if let Some(blob) = self.stored(wanted) {
             return Ok(blob);
         }
-        let lock = format!("blob-{}", wanted.digest.hex());
-        let _lock = self.disk.lock(&lock).await.map_err(|error| self.storing(&error))?;
-        if let Some(blob) = self.stored(wanted) {
-            return Ok(blob);
-        }
         let scratch = self.disk.scratch().map_err(|error| self.storing(&error))?;
-        let path = scratch.path().join("blob");
-        let result = self.download(wanted, what, &path).await;
-        let result = result.and_then(|()| {
-            std::fs::rename(&path, self.disk.blob(wanted.digest)).map_err(|error| self.storing(&error))
-        });
-        if result.is_err() {
-            // Its space is needed by whoever tries next; should this fail too, the next sweep does it.
-            let _ = std::fs::remove_file(&path);
+        let mut mirrors = true;
+        loop {
+            let download = match self.arrival(wanted, what, &scratch, mirrors).await? {
+                Arrival::There(blob) => return Ok(blob),
+                Arrival::Coming(download) => download,
+            };
+            match download.run().await {
+                Ok(fetched) => return fetched.keep(),
+                Err(broken) if broken.blames_mirror => mirrors = false,
+                Err(broken) => return Err(broken.failure),
+            }
         }
-        result?;
-        self.stored(wanted)
-            .ok_or_else(|| unusable(&self.source, "could not be stored: another process removed it"))
+    }
+
+    /// The blob, if the store has it; otherwise its download, to a file in `scratch`.
+    pub(crate) async fn arrival(
+        &self,
+        wanted: &Descriptor,
+        what: &str,
+        scratch: &Scratch,
+        mirrors: bool,
+    ) -> Result<Arrival, Failure> {
+        if let Some(blob) = self.stored(wanted) {
+            return Ok(Arrival::There(blob));
+        }
+        let lock = format!("blob-{}", wanted.digest.hex());
+        let lock = self.disk.lock(&lock).await.map_err(|error| self.storing(&error))?;
+        if let Some(blob) = self.stored(wanted) {
+            return Ok(Arrival::There(blob));
+        }
+        if self.offline {
+            return Err(failures::offline(&self.source, self.disk.root()).fact("missing", what));
+        }
+        let path = scratch.path().join("blob");
+        let file = File::options().read(true).write(true).create_new(true).open(&path);
+        let begin = file.and_then(|file| Blob::growing(file, wanted.size));
+        let (blob, growth) = begin.map_err(|error| self.storing(&error))?;
+        let (fetch, wanted, what) = (self.clone(), wanted.clone(), what.to_owned());
+        Ok(Arrival::Coming(Box::new(Download {
+            fetch,
+            wanted,
+            what,
+            path,
+            growth,
+            blob,
+            mirrors,
+            _lock: lock,
+        })))
     }
 
     fn stored(&self, wanted: &Descriptor) -> Option<Blob> {
@@ -104,169 +202,109 @@ impl Fetch {
         (blob.length == wanted.size).then_some(blob)
     }
 
-    async fn download(&self, wanted: &Descriptor, what: &str, path: &Path) -> Result<(), Failure> {
-        let mut file = File::create_new(path).map_err(|error| self.storing(&error))?;
-        let stream = self.registry.blob(&self.image, wanted.digest).await;
-        let mut stream = match stream {
-            Ok(stream) => stream,
-            Err(error) => return Err(self.refused(&error).await),
-        };
-        let (actual, received) = self.receive(&mut stream, wanted, what, &mut file).await?;
-        if received != wanted.size {
-            return Err(wrong_size(&self.source, what, wanted.size, received));
-        }
-        if actual != wanted.digest {
-            return Err(wrong_digest(&self.source, what, wanted.digest, actual));
-        }
-        Ok(())
-    }
-
-    async fn receive(
-        &self,
-        stream: &mut BlobStream,
-        wanted: &Descriptor,
-        what: &str,
-        file: &mut File,
-    ) -> Result<(Digest, u64), Failure> {
-        let (mut hasher, mut received) = (Hasher::new(), 0);
-        loop {
-            let piece = match stream.next().await {
-                Ok(Some(piece)) => piece,
-                Ok(None) => return Ok((hasher.finish(), received)),
-                Err(error) => {
-                    return Err(self.refused(&error).await.fact("received", amount(received, wanted.size)));
-                }
-            };
-            received += piece.len() as u64;
-            if received > wanted.size {
-                return Err(wrong_size(&self.source, what, wanted.size, received));
-            }
-            hasher.update(&piece);
-            file.write_all(&piece).map_err(|error| self.storing(&error))?;
-            (self.progress)(&format!("fetch {}", &wanted.digest.hex()[..12]), received, wanted.size);
-        }
-    }
-
-    fn keep(&self, digest: Digest, bytes: &[u8]) -> Result<(), Failure> {
-        let path = self.disk.blob(digest);
-        if path.exists() {
-            return Ok(());
-        }
-        self.disk.write(&path, bytes).map_err(|error| self.storing(&error))
-    }
-
     fn storing(&self, error: &io::Error) -> Failure {
         failures::store(&self.source, self.disk.root(), error)
     }
 
-    /// What the registry's refusal means to the user.
-    async fn refused(&self, error: &RegistryError) -> Failure {
-        let RegistryError { registry, request, reason } = error;
-        match reason {
-            Reason::Status { code: code @ 404, words, .. } if request.contains("/manifests/") => {
-                let failure = not_found(&self.source).fact("registry", registry.clone());
-                self.near_tags(with_words(failure, *code, words)).await
+    async fn refused(&self, what: &str, error: &RegistryError) -> Failure {
+        refused(&self.registry, &self.source, &self.image, what, error).await
+    }
+}
+
+/// A blob whose bytes are all there and right, still among the work in progress.
+pub(crate) struct Fetched {
+    download: Download,
+}
+
+impl Fetched {
+    /// Puts the blob into the store.
+    pub(crate) fn keep(self) -> Result<Blob, Failure> {
+        let Download { fetch, wanted, path, .. } = &self.download;
+        std::fs::rename(path, fetch.disk.blob(wanted.digest)).map_err(|error| fetch.storing(&error))?;
+        let gone = || unusable(&fetch.source, "could not be stored: another process removed it");
+        fetch.stored(wanted).ok_or_else(gone)
+    }
+}
+
+impl Download {
+    /// The bytes as they come. Its reader waits for those that have not, and fails if they never do.
+    pub(crate) fn blob(&self) -> Blob {
+        self.blob.clone()
+    }
+
+    /// Fetches all of it, and compares size and digest. What is there of a broken one is removed: its space is needed
+    /// by whoever tries next.
+    pub(crate) async fn run(mut self: Box<Self>) -> Result<Fetched, Broken> {
+        match self.fetch_and_check().await {
+            Ok(()) => Ok(Fetched { download: *self }),
+            Err(broken) => {
+                let _ = std::fs::remove_file(&self.path);
+                Err(broken)
             }
-            Reason::Status { code: code @ (401 | 403), words, authenticated: false } => {
-                let failure = not_found(&self.source).fact("registry", registry.clone());
-                let login = if self.image.registry == "docker.io" {
-                    String::new()
-                } else {
-                    format!(" {}", self.image.registry)
-                };
-                with_words(failure, *code, words).hint(format!(
-                    "check the name, or log in with `docker login{login}` if the repository is private"
-                ))
-            }
-            Reason::Status { code, words, authenticated } => {
-                let failure =
-                    unusable(&self.source, "could not be fetched").fact("registry", registry.clone());
-                let failure = with_words(failure.fact("request", request.clone()), *code, words);
-                if matches!(code, 429 | 500..) {
-                    return failure.hint("the registry cannot answer at the moment; try again later");
-                }
-                if *authenticated && matches!(code, 401 | 403) {
-                    return failure.hint("the password for this registry in Docker's `config.json` does not open this repository");
-                }
-                failure
-            }
-            Reason::Connection { reason, refused } => {
-                let failure = unusable(&self.source, "could not be fetched")
-                    .fact("registry", registry.clone())
-                    .fact("reason", reason.clone());
-                if *refused && self.image.is_loopback() {
-                    return failure
-                        .hint(format!("nothing listens on {}; start the registry", self.image.registry));
-                }
-                failure
-            }
-            Reason::Silent => unusable(&self.source, "could not be fetched")
-                .fact("registry", registry.clone())
-                .fact("request", request.clone())
-                .fact("reason", "the registry said nothing for 30 s"),
-            Reason::Protocol(reason) => unusable(&self.source, "could not be fetched")
-                .fact("registry", registry.clone())
-                .fact("request", request.clone())
-                .fact("reason", reason.clone()),
         }
     }
 
-    async fn near_tags(&self, failure: Failure) -> Failure {
-        let tags = self.registry.tags(&self.image).await;
-        let near = nearest(tags, self.image.tag.as_deref().unwrap_or_default());
-        if near.is_empty() { failure } else { failure.fact("tags there", near.join(", ")) }
-    }
-}
-
-fn with_words(failure: Failure, code: u16, words: &str) -> Failure {
-    let answer = if words.is_empty() { format!("status {code}") } else { format!("status {code}, {words}") };
-    failure.fact("answer", answer)
-}
-
-fn amount(received: u64, of: u64) -> String {
-    format!("{received} of {of} bytes")
-}
-
-/// The tags that look most like the wanted one, in natural order.
-fn nearest(mut tags: Vec<String>, wanted: &str) -> Vec<String> {
-    tags.sort_by_cached_key(|tag| (distance(tag, wanted), tag.clone()));
-    tags.truncate(NEAR_TAGS);
-    tags.sort_by_cached_key(|tag| natural(tag));
-    tags
-}
-
-/// How many letters have to be changed, put in or left out (Levenshtein).
-fn distance(one: &str, other: &str) -> usize {
-    let other = other.as_bytes();
-    let mut row: Vec<usize> = (0..=other.len()).collect();
-    for (number, letter) in one.bytes().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], number + 1);
-        for column in 0..other.len() {
-            let changed = diagonal + usize::from(other[column] != letter);
-            diagonal = row[column + 1];
-            row[column + 1] = changed.min(diagonal + 1).min(row[column] + 1);
+    async fn fetch_and_check(&mut self) -> Result<(), Broken> {
+        let Self { fetch, wanted, .. } = &*self;
+        let _turn = fetch.turns.acquire().await;
+        let mut stream = fetch.registry.blob(&fetch.image, wanted, self.mirrors);
+        let (to_disk, pieces) = channel(WAITING);
+        let (file, growth) = (Arc::clone(&self.blob.file), self.growth.clone());
+        let writing = tokio::task::spawn_blocking(move || write(&file, &growth, pieces));
+        let (received, written) = {
+            let received = self.receive(&mut stream, to_disk);
+            let (received, written) = tokio::join!(received, writing);
+            (received, written.map_err(io::Error::other).and_then(|result| result))
+        };
+        // Whoever follows the file learns that no more will come.
+        self.growth.end();
+        // A disk that is full is the reason why nobody took the bytes any more.
+        let digest = written.map_err(|error| self.fetch.storing(&error))?;
+        let blames_mirror = stream.came_from_mirror();
+        let wrong = |failure| Broken { failure, blames_mirror };
+        match received {
+            Err(error) => {
+                let content = matches!(error.reason, Reason::Size(_) | Reason::Short);
+                let failure = self.fetch.refused(&self.what, &error).await;
+                Err(Broken { failure, blames_mirror: blames_mirror && content })
+            }
+            Ok(received) if received != wanted.size => {
+                Err(wrong(wrong_size(&self.fetch.source, &self.what, wanted.size, received)))
+            }
+            Ok(_) if digest != self.wanted.digest => {
+                Err(wrong(wrong_digest(&self.fetch.source, &self.what, self.wanted.digest, digest)))
+            }
+            Ok(_) => Ok(()),
         }
     }
-    row[other.len()]
-}
 
-/// Numbers by value: 8 stands before 10.
-fn natural(tag: &str) -> Vec<(u64, String)> {
-    let parts = tag.split(['.', '-', '_']);
-    parts.map(|part| (part.parse().unwrap_or(u64::MAX), part.to_owned())).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A mistyped tag is answered with those that were meant.
-    #[test]
-    fn near_tags_come_first_and_in_order() {
-        let tags = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
-        assert_eq!(nearest(tags("10 8 7 8.1"), "9"), tags("7 8 8.1 10"));
-        let many = (0..50).map(|n| format!("2024-{n}")).chain(["17.5".to_owned()]).collect();
-        assert!(nearest(many, "17.6").contains(&"17.5".to_owned()));
-        assert_eq!(distance("kitten", "sitting"), 3);
+    /// Hands on what comes; ends early with what is too much, and when nobody takes it any more.
+    async fn receive(
+        &self,
+        stream: &mut BlobStream<'_>,
+        to_disk: tokio::sync::mpsc::Sender<Bytes>,
+    ) -> Result<u64, RegistryError> {
+        let (mut received, of) = (0, self.wanted.size);
+        let step = format!("fetch {}", &self.wanted.digest.hex()[..12]);
+        (self.fetch.progress)(&step, received, of);
+        while let Some(piece) = stream.next().await? {
+            received += piece.len() as u64;
+            if received > of || to_disk.send(piece).await.is_err() {
+                break;
+            }
+            (self.fetch.progress)(&step, received, of);
+        }
+        Ok(received)
     }
+}
+
+/// Writes and hashes what comes, away from the tasks that wait for networks.
+fn write(mut file: &File, growth: &Growth, mut pieces: Receiver<Bytes>) -> io::Result<Digest> {
+    let mut hasher = Hasher::new();
+    while let Some(piece) = pieces.blocking_recv() {
+        file.write_all(&piece)?;
+        growth.tick();
+        hasher.update(&piece);
+    }
+    Ok(hasher.finish())
 }

@@ -1,15 +1,20 @@
 //! The store: which images are there.
 
 use super::digest::Digest;
-use super::disk::{Disk, read_json};
+use super::disk::{Disk, read_json, touch};
 use super::failures::{self, not_found, plain, unusable};
 use super::fetch::Fetch;
+use super::manifest::Descriptor;
+use super::options::{RegistriesConfig, StoreOptions};
 use super::registry::Registry;
+use super::survival::this_boot;
 use super::unpacker::Unpacker;
 use crate::driver::{Image, ImageConfig, Progress};
+use crate::wanted::Wanted;
 use serde::{Deserialize, Serialize};
-use shakedown_spec::{Failure, ImageReference, ImageSource, PullPolicy};
+use shakedown_spec::{Failure, ImageReference, ImageSource, Platform, PullPolicy};
 use std::collections::HashMap;
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
@@ -23,18 +28,22 @@ const FETCHED_AT_ONCE: usize = 6;
 /// The images of one user on one machine, shared by all of the user's processes. Cloning shares it.
 #[derive(Clone, Debug)]
 pub struct Store {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
 }
 
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) disk: Disk,
+    /// Which boot of the machine this is.
+    pub(super) boot: String,
     pub(super) unpacker: Arc<dyn Unpacker>,
     pub(super) registry: Arc<Registry>,
+    options: StoreOptions,
+    /// Clients for what projects declare about registries, one for each declaration.
+    declared: Mutex<Vec<(RegistriesConfig, Arc<Registry>)>>,
     /// As many layers are unpacked at once as there are processors; more would only take memory.
     pub(super) unpacking: Semaphore,
-    /// Registries throttle clients that ask for more at once.
-    pub(super) fetching: Semaphore,
+    pub(super) fetching: Arc<Semaphore>,
     /// Images in use by this process, by source.
     pub(super) known: Mutex<HashMap<String, Known>>,
 }
@@ -68,19 +77,63 @@ pub(super) struct Known {
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct ReferenceRecord {
     pub(super) source: String,
+    /// The platform that was asked for, if one was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) platform: Option<Platform>,
     /// What tells that the source has changed since.
     pub(super) fingerprint: String,
     pub(super) config: Digest,
     /// Of a registry: the manifest or index that the reference named.
     pub(super) manifest: Option<Digest>,
+    /// When the source was last asked, in seconds since 1970.
+    #[serde(default)]
+    pub(super) asked: u64,
+}
+
+impl ReferenceRecord {
+    /// What a source means, asked just now.
+    pub(super) fn new(
+        source: String,
+        platform: Option<Platform>,
+        fingerprint: String,
+        config: Digest,
+        manifest: Option<Digest>,
+    ) -> Self {
+        Self { source, platform, fingerprint, config, manifest, asked: now() }
+    }
+}
+
+fn now() -> u64 {
+    std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().as_secs()
 }
 
 /// What `images/` says.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct ImageRecord {
     pub(super) config: ImageConfig,
-    /// Keys of the layers, lowest first.
+    /// Keys of the layers that make up the tree, lowest first.
     pub(super) layers: Vec<String>,
+    /// All layers of its configuration, lowest first; some may be hidden altogether by those above.
+    pub(super) parts: Vec<LayerPart>,
+    /// Its manifest, a blob of the store; what came in a Docker archive has none.
+    pub(super) manifest: Option<Digest>,
+    /// When it was made, as it says (RFC 3339).
+    pub(super) created: Option<String>,
+    /// What it runs on, as `linux/amd64`.
+    pub(super) platform: String,
+    /// In which boot of the machine it was written; none once it is known to be on the disk.
+    pub(super) boot: Option<String>,
+}
+
+/// One layer of an image.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct LayerPart {
+    pub(super) diff_id: Digest,
+    pub(super) key: String,
+    /// What the manifest says about its blob.
+    pub(super) blob: Option<Descriptor>,
+    /// Whether the store has that blob: if it came from a registry or was made here.
+    pub(super) stored: bool,
 }
 
 /// One question to the store.
@@ -89,22 +142,27 @@ pub(super) struct Question {
     /// The source's text with an absolute path, the name of its records.
     pub(super) text: String,
     pub(super) fingerprint: String,
+    /// The platform that was asked for; this machine's if none was.
+    pub(super) platform: Option<Platform>,
+    /// Whether only the store is looked at.
+    pub(super) offline: bool,
+    pub(super) registries: RegistriesConfig,
     pub(super) progress: Progress,
 }
 
 impl Store {
     /// Opens the store at `root`, making it if need be, and removes what dead processes left unfinished.
     ///
-    /// Passwords of registries are taken from Docker's configuration (`$DOCKER_CONFIG`, `~/.docker`).
+    /// Passwords of registries are those that Docker's and Podman's command lines use.
     ///
     /// # Errors
     ///
     /// The directory cannot be made or read.
     pub async fn open(root: &Path, unpacker: Arc<dyn Unpacker>) -> Result<Self, Failure> {
-        Self::open_with(root, unpacker, docker_config()).await
+        Self::open_with(root, unpacker, StoreOptions::of_environment()).await
     }
 
-    /// As [`open`](Self::open), with passwords from this Docker configuration file, or without any.
+    /// As [`open`](Self::open), reaching registries as `options` say.
     ///
     /// # Errors
     ///
@@ -112,17 +170,20 @@ impl Store {
     pub async fn open_with(
         root: &Path,
         unpacker: Arc<dyn Unpacker>,
-        docker_config: Option<PathBuf>,
+        options: StoreOptions,
     ) -> Result<Self, Failure> {
         let disk = Disk::open(root, unpacker.form()).map_err(|error| failures::opening(root, &error))?;
         disk.sweep(&*unpacker).await.map_err(|error| failures::opening(root, &error))?;
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         let shared = Shared {
             disk,
+            boot: this_boot(),
             unpacker,
-            registry: Arc::new(Registry::new(docker_config)),
+            registry: Arc::new(Registry::new(options.clone())),
+            options,
+            declared: Mutex::default(),
             unpacking: Semaphore::new(processors),
-            fetching: Semaphore::new(FETCHED_AT_ONCE),
+            fetching: Arc::new(Semaphore::new(FETCHED_AT_ONCE)),
             known: Mutex::default(),
         };
         Ok(Self { shared: Arc::new(shared) })
@@ -142,23 +203,81 @@ impl Store {
         policy: PullPolicy,
         progress: Progress,
     ) -> Result<StoredImage, Failure> {
-        let question = Question::new(source, progress)?;
+        self.obtain(&Wanted::new(source.clone(), policy), progress).await
+    }
+
+    /// As [`resolve`](Self::resolve), on terms.
+    ///
+    /// # Errors
+    ///
+    /// See [`resolve`](Self::resolve).
+    pub async fn obtain(&self, wanted: &Wanted, progress: Progress) -> Result<StoredImage, Failure> {
+        let source = &wanted.source;
+        let offline = wanted.offline && matches!(source, ImageSource::Debian(_));
+        if offline {
+            // Packages come over the network; what was built of them before is here.
+            let question = Question::of(wanted, progress)?;
+            let here = self.shared.find(&question, None).await;
+            return here.ok_or_else(|| failures::offline(source, self.shared.disk.root()));
+        }
+        // Boxed: few callers need the space that all this takes.
+        if let Some(made) = Box::pin(self.made(source, wanted.policy, &progress)).await? {
+            return Ok(made);
+        }
+        let question = Question::of(wanted, progress)?;
         let mut current = None;
-        if let (ImageSource::Registry(image), PullPolicy::Always) = (source, policy) {
+        // What is named by its digest cannot have changed.
+        if let ImageSource::Registry(image @ ImageReference { digest: None, .. }) = source
+            && !wanted.offline
+            && self.shared.is_stale(&question, wanted.policy)
+        {
             current = self.shared.fetch(&question, image).current().await?;
             if current.is_none() {
                 return self.resolve_anew(question).await;
             }
         }
         if let Some(found) = self.shared.find(&question, current).await {
+            if current.is_some() {
+                self.shared.asked_now(&question)?;
+            }
             return Ok(found);
         }
-        if matches!(source, ImageSource::Registry(_)) && policy == PullPolicy::Never {
+        if matches!(source, ImageSource::Registry(_)) && wanted.policy == PullPolicy::Never && !wanted.offline
+        {
             return Err(not_found(source)
                 .fact("store", self.shared.disk.root().display().to_string())
                 .fact("reason", "it is not in the local store, and the pull policy is `never`"));
         }
         self.resolve_anew(question).await
+    }
+
+    /// The digests by which the image of this reference can be asked for here; nothing, if it is not here.
+    ///
+    /// # Errors
+    ///
+    /// The store cannot be read.
+    pub async fn digests(&self, reference: &ImageReference) -> Result<Vec<Digest>, Failure> {
+        let source = ImageSource::Registry(reference.clone());
+        let question = Question::new(&source, Arc::new(|_, _, _| {}))?;
+        let Some(record) = self.shared.record(&question) else { return Ok(Vec::new()) };
+        let there = self.shared.open_image(&question, record.config).await.is_some();
+        Ok(record.manifest.filter(|_| there).into_iter().collect())
+    }
+
+    /// What the registry means by a reference now; `None` if it does not say.
+    ///
+    /// # Errors
+    ///
+    /// The registry cannot be reached.
+    pub async fn current(
+        &self,
+        reference: &ImageReference,
+        registries: &RegistriesConfig,
+    ) -> Result<Option<Digest>, Failure> {
+        let source = ImageSource::Registry(reference.clone());
+        let mut question = Question::new(&source, Arc::new(|_, _, _| {}))?;
+        question.registries = registries.clone();
+        self.shared.fetch(&question, reference).current().await
     }
 
     async fn resolve_anew(&self, question: Question) -> Result<StoredImage, Failure> {
@@ -170,15 +289,23 @@ impl Store {
     }
 }
 
-/// Where Docker's command line keeps passwords.
-fn docker_config() -> Option<PathBuf> {
-    let directory = std::env::var_os("DOCKER_CONFIG").map(PathBuf::from);
-    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".docker"));
-    directory.or_else(home).map(|directory| directory.join("config.json"))
+impl fmt::Debug for Question {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Question").field("source", &self.source).finish_non_exhaustive()
+    }
 }
 
 impl Question {
-    fn new(source: &ImageSource, progress: Progress) -> Result<Self, Failure> {
+    pub(super) fn of(wanted: &Wanted, progress: Progress) -> Result<Self, Failure> {
+        let mut question = Self::new(&wanted.source, progress)?;
+        question.offline = wanted.offline;
+        question.registries = wanted.registries.clone();
+        // Asked for by name, this machine's kind is no other image than the usual one.
+        question.platform = wanted.platform.clone().filter(|platform| *platform != Platform::here());
+        Ok(question)
+    }
+
+    pub(super) fn new(source: &ImageSource, progress: Progress) -> Result<Self, Failure> {
         let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_empty| path.to_owned());
         let unreadable = |path: &Path, error: &io::Error| {
             let failure = match error.kind() {
@@ -189,7 +316,11 @@ impl Question {
         };
         let mut source = source.clone();
         let fingerprint = match &mut source {
-            ImageSource::Registry(_) => String::new(),
+            ImageSource::Registry(_)
+            | ImageSource::Id(_)
+            | ImageSource::DockerDaemon(_)
+            | ImageSource::Debian(_)
+            | ImageSource::Build(_) => String::new(),
             ImageSource::OciLayout { path, .. } => {
                 *path = absolute(path);
                 let index = path.join("index.json");
@@ -211,7 +342,44 @@ impl Question {
             }
         };
         let text = source.to_string();
-        Ok(Self { source, text, fingerprint, progress })
+        let registries = RegistriesConfig::default();
+        Ok(Self { source, text, fingerprint, platform: None, offline: false, registries, progress })
+    }
+
+    /// The image's platform.
+    pub(super) fn wanted_platform(&self) -> Platform {
+        self.platform.clone().unwrap_or_else(Platform::here)
+    }
+
+    /// Under which the answer is kept.
+    pub(super) fn name(&self) -> String {
+        name_of(&self.text, self.platform.as_ref())
+    }
+
+    /// Of an image that is made here: the source is for messages, and is not asked for again under this name.
+    pub(super) fn made(source: &ImageSource, progress: Progress) -> Self {
+        let (text, fingerprint, registries) = (String::new(), String::new(), RegistriesConfig::default());
+        // What is made here is made of what is here.
+        Self {
+            source: source.clone(),
+            text,
+            fingerprint,
+            platform: None,
+            offline: true,
+            registries,
+            progress,
+        }
+    }
+}
+
+fn name_of(text: &str, platform: Option<&Platform>) -> String {
+    platform.map_or_else(|| text.to_owned(), |platform| format!("{text} {platform}"))
+}
+
+impl ReferenceRecord {
+    /// What its file is named for.
+    pub(super) fn name(&self) -> String {
+        name_of(&self.source, self.platform.as_ref())
     }
 }
 
@@ -225,11 +393,68 @@ impl Shared {
     pub(super) fn fetch(&self, question: &Question, image: &ImageReference) -> Fetch {
         Fetch {
             disk: self.disk.clone(),
-            registry: Arc::clone(&self.registry),
+            registry: self.registry(&question.registries),
             source: question.source.clone(),
             image: image.clone(),
+            platform: question.wanted_platform(),
+            offline: question.offline,
             progress: Arc::clone(&question.progress),
+            turns: Arc::clone(&self.fetching),
         }
+    }
+
+    /// The client that goes by this declaration.
+    fn registry(&self, declaration: &RegistriesConfig) -> Arc<Registry> {
+        if declaration.registries.is_empty() {
+            return Arc::clone(&self.registry);
+        }
+        let mut declared = self.declared.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, registry)) = declared.iter().find(|(known, _)| known == declaration) {
+            return Arc::clone(registry);
+        }
+        let options = StoreOptions { registries: declaration.clone(), ..self.options.clone() };
+        let registry = Arc::new(Registry::new(options));
+        declared.push((declaration.clone(), Arc::clone(&registry)));
+        registry
+    }
+
+    /// Whether the policy asks the registry about an image that is here.
+    fn is_stale(&self, question: &Question, policy: PullPolicy) -> bool {
+        match policy {
+            PullPolicy::Always => true,
+            PullPolicy::OlderThan(age) => {
+                let record: Option<ReferenceRecord> = read_json(&self.disk.reference(&question.name()));
+                record.is_some_and(|record| now().saturating_sub(record.asked) >= age.as_secs())
+            }
+            PullPolicy::Missing | PullPolicy::Never => false,
+        }
+    }
+
+    /// Notes that the registry was asked just now and means what it meant before.
+    fn asked_now(&self, question: &Question) -> Result<(), Failure> {
+        let path = self.disk.reference(&question.name());
+        let Some(record) = read_json::<ReferenceRecord>(&path) else { return Ok(()) };
+        let record = ReferenceRecord { asked: now(), ..record };
+        self.disk.write_json(&path, &record).map_err(|error| self.storing(&question.source, &error))
+    }
+
+    /// What the source meant when it was last looked at. A reference with a digest means the same as the tag of which
+    /// that is known to be the digest.
+    pub(super) fn record(&self, question: &Question) -> Option<ReferenceRecord> {
+        let read = |text: &str| {
+            let platform = question.platform.as_ref();
+            read_json::<ReferenceRecord>(&self.disk.reference(&name_of(text, platform)))
+                .filter(|record| record.source == text && record.platform.as_ref() == platform)
+        };
+        if let Some(record) = read(&question.text) {
+            return Some(record);
+        }
+        let ImageSource::Registry(image) = &question.source else { return None };
+        let digest: Digest = image.digest.as_deref()?.parse().ok()?;
+        let bare = ImageReference { digest: None, ..image.clone() };
+        let untagged = ImageReference { tag: None, ..image.clone() };
+        let others = [bare, untagged].map(|image| image.to_string());
+        others.iter().filter_map(|text| read(text)).find(|record| record.manifest == Some(digest))
     }
 
     pub(super) fn storing(&self, source: &ImageSource, error: &io::Error) -> Failure {
@@ -237,18 +462,18 @@ impl Shared {
     }
 
     /// The image, if it is there already. `current` is what a registry says the reference means now.
-    async fn find(&self, question: &Question, current: Option<Digest>) -> Option<StoredImage> {
+    pub(super) async fn find(&self, question: &Question, current: Option<Digest>) -> Option<StoredImage> {
         if current.is_none()
-            && let Some(known) = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&question.text)
+            && let Some(known) =
+                self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&question.name())
             && known.fingerprint == question.fingerprint
             && let Some(in_use) = known.in_use.upgrade()
         {
             let (image, layers) = (known.image.clone(), known.layers.clone());
             return Some(StoredImage { image, layers, in_use: InUse { _lock: in_use } });
         }
-        let record: ReferenceRecord = read_json(&self.disk.reference(&question.text))?;
-        let same = record.source == question.text && record.fingerprint == question.fingerprint;
-        if !same || (current.is_some() && current != record.manifest) {
+        let record = self.record(question)?;
+        if record.fingerprint != question.fingerprint || (current.is_some() && current != record.manifest) {
             return None;
         }
         self.open_image(question, record.config).await
@@ -258,13 +483,14 @@ impl Shared {
     pub(super) async fn open_image(&self, question: &Question, id: Digest) -> Option<StoredImage> {
         let form = self.unpacker.form();
         // First the lock, then the look: an image that is seen under the lock stays.
-        let lock = self.disk.lock_shared(&format!("image-{form}-{}", id.hex())).await.ok()?;
-        let record: ImageRecord = read_json(&self.disk.image(form, id))?;
-        let layers: Vec<_> = record.layers.iter().map(|key| self.disk.layer(form, key)).collect();
-        if !layers.iter().all(|layer| layer.join("layer.json").exists()) {
+        let lock = self.disk.lock_shared(&self.image_lock(id)).await.ok()?;
+        let path = self.disk.image(form, id);
+        let mut record: ImageRecord = read_json(&path)?;
+        if !self.has_layers(&path, &mut record).await {
             return None;
         }
-        let layers: Vec<_> = layers.into_iter().map(|layer| layer.join("tree")).collect();
+        touch(&path);
+        let layers = self.trees(&record.layers);
         let image =
             Image { id: id.to_string(), reference: failures::name(&question.source), config: record.config };
         let in_use = Arc::new(lock);
@@ -274,7 +500,7 @@ impl Shared {
             layers: layers.clone(),
             in_use: Arc::downgrade(&in_use),
         };
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(question.text.clone(), known);
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(question.name(), known);
         Some(StoredImage { image, layers, in_use: InUse { _lock: in_use } })
     }
 }

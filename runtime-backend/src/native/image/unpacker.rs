@@ -4,60 +4,12 @@
 //! therefore never touches a tree itself.
 
 use super::remove::remove_tree;
-use super::unpack::{Owners, UnpackError, UnpackOptions, Unpacked, unpack};
+use super::unpack::{Contents, Owners, TreeSum, UnpackError, UnpackOptions, Unpacked, merge, sum, unpack};
+pub use crate::image_files::{Blob, BlobReader};
 use async_trait::async_trait;
-use std::fs::File;
-use std::io::{self, Read};
-use std::os::fd::AsFd;
-use std::os::unix::fs::FileExt;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-
-/// The bytes of a blob: a file, or a part of one such as a member of an archive.
-#[derive(Clone, Debug)]
-pub struct Blob {
-    /// The file, open for reading. Its position means nothing; it may be shared.
-    pub file: Arc<File>,
-    /// Where in the file the blob begins.
-    pub offset: u64,
-    /// How long it is.
-    pub length: u64,
-}
-
-/// Reads a [`Blob`] from its beginning, without moving the file's position.
-#[derive(Debug)]
-pub struct BlobReader {
-    blob: Blob,
-    done: u64,
-}
-
-impl Blob {
-    /// All of `file`.
-    ///
-    /// # Errors
-    ///
-    /// The file's size cannot be found out.
-    pub fn whole(file: File) -> io::Result<Self> {
-        let length = file.metadata()?.len();
-        Ok(Self { file: Arc::new(file), offset: 0, length })
-    }
-
-    /// A reader from the beginning.
-    #[must_use]
-    pub fn reader(&self) -> BlobReader {
-        BlobReader { blob: self.clone(), done: 0 }
-    }
-}
-
-impl Read for BlobReader {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let left = usize::try_from(self.blob.length - self.done).unwrap_or(usize::MAX);
-        let wanted = buffer.len().min(left);
-        let read = self.blob.file.read_at(&mut buffer[..wanted], self.blob.offset + self.done)?;
-        self.done += read as u64;
-        Ok(read)
-    }
-}
 
 /// Makes and removes unpacked trees.
 #[async_trait]
@@ -80,6 +32,13 @@ pub trait Unpacker: Send + Sync + std::fmt::Debug {
 
     /// Removes the tree; one that is not there is no error.
     async fn remove(&self, tree: &Path) -> io::Result<()>;
+
+    /// Puts the unpacked layers `trees`, lowest first, on top of each other in the directory `target` of the same file
+    /// system. The trees stay what they were.
+    async fn merge(&self, trees: &[PathBuf], target: &Path) -> io::Result<()>;
+
+    /// What the tree adds up to now. All of its content is read.
+    async fn sum(&self, tree: &Path) -> io::Result<TreeSum>;
 }
 
 /// Unpacks in this process, with this process's rights.
@@ -136,6 +95,34 @@ impl Unpacker for LocalUnpacker {
         let tree = tree.to_owned();
         tokio::task::spawn_blocking(move || remove_tree(&tree)).await.map_err(io::Error::other)?
     }
+
+    async fn merge(&self, trees: &[PathBuf], target: &Path) -> io::Result<()> {
+        let (trees, target, userxattr) = (trees.to_owned(), target.to_owned(), self.options.userxattr);
+        let work = tokio::task::spawn_blocking(move || merge_trees(&trees, &target, userxattr));
+        work.await.map_err(io::Error::other)?
+    }
+
+    async fn sum(&self, tree: &Path) -> io::Result<TreeSum> {
+        let (tree, owners) = (tree.to_owned(), self.options.owners);
+        tokio::task::spawn_blocking(move || sum_tree(&tree, owners)).await.map_err(io::Error::other)?
+    }
+}
+
+fn open_tree(tree: &Path) -> io::Result<OwnedFd> {
+    use rustix::fs::{Mode, OFlags};
+    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(rustix::fs::open(tree, flags, Mode::empty())?)
+}
+
+/// What a tree adds up to: the body of every [`Unpacker::sum`].
+pub(crate) fn sum_tree(tree: &Path, owners: Owners) -> io::Result<TreeSum> {
+    sum(open_tree(tree)?.as_fd(), owners, &Contents::new())
+}
+
+/// The body of every [`Unpacker::merge`].
+pub(crate) fn merge_trees(trees: &[PathBuf], target: &Path, userxattr: bool) -> io::Result<()> {
+    let target = open_tree(target)?;
+    trees.iter().try_for_each(|tree| merge(open_tree(tree)?.as_fd(), target.as_fd(), userxattr))
 }
 
 /// Makes the directory `target` and unpacks `blob` into it: the body of every [`Unpacker::unpack`].

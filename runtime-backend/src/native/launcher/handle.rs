@@ -70,7 +70,9 @@ impl Launcher {
         send_message(self.socket.as_fd(), identity, &[]).map_err(lost)?;
         let hello = Envelope { seq: 0, request: Request::Hello { scratch: scratch.to_owned() } };
         let hello = serde_json::to_vec(&hello).map_err(|error| refused(error.to_string()))?;
-        send_message(self.socket.as_fd(), &hello, &[]).map_err(lost)?;
+        let network = fs::File::open("/proc/self/ns/net")
+            .map_err(|error| refused(format!("opening /proc/self/ns/net: {error}")))?;
+        send_message(self.socket.as_fd(), &hello, &[network.as_fd()]).map_err(lost)?;
         let mut bytes = vec![0; LARGEST];
         let (length, _) = receive_message(self.socket.as_fd(), &mut bytes).map_err(lost)?;
         match serde_json::from_slice(&bytes[..length]) {
@@ -174,6 +176,11 @@ impl Handle {
         self.shared.exchange(request, &[]).await.map(|answer| answer.reply)
     }
 
+    /// Asks for something that may be answered with descriptors.
+    pub(crate) async fn ask_for(&self, request: Request) -> Result<(Reply, Vec<OwnedFd>), Trouble> {
+        self.shared.exchange(request, &[]).await.map(|answer| (answer.reply, answer.beside))
+    }
+
     /// Starts a process; `descriptors` are its streams and control groups.
     pub(crate) async fn start(
         &self,
@@ -200,10 +207,19 @@ impl Handle {
         job: Job,
         data: BorrowedFd<'_>,
     ) -> Result<T, Trouble> {
+        self.work_on(job, &[data]).await
+    }
+
+    /// The same, for a job on several pipes or files.
+    pub(crate) async fn work_on<T: serde::de::DeserializeOwned>(
+        &self,
+        job: Job,
+        data: &[BorrowedFd<'_>],
+    ) -> Result<T, Trouble> {
         use tokio::io::AsyncReadExt;
         let doing = || "hear from a worker".to_owned();
         let (mut outcome, theirs) = receiving_pipe().trying(doing)?;
-        self.shared.exchange(Request::Work { job }, &[data, theirs.as_fd()]).await?;
+        self.shared.exchange(Request::Work { job }, &[data, &[theirs.as_fd()]].concat()).await?;
         drop(theirs);
         let mut text = Vec::new();
         outcome.read_to_end(&mut text).await.map_err(|error| Trouble::new(doing(), error.to_string()))?;

@@ -12,6 +12,7 @@
 //! reports the keeper's end, however that came about; the kernel then kills everything in its pid namespace, and with
 //! the last process its mounts, networks and tmpfs file systems go as well.
 
+mod extract;
 mod files;
 mod handle;
 mod identity;
@@ -21,9 +22,10 @@ mod start;
 mod unpack;
 mod worker;
 
+pub(crate) use extract::{Extraction, extract};
 pub use handle::Launcher;
 pub(crate) use handle::{Child, Handle, receiving_pipe, sending_pipe};
 pub(crate) use identity::Identity;
-pub(crate) use protocol::{Job, Reply, Request, WrittenFile};
+pub(crate) use protocol::{Connection, Job, Part, Reply, Request, Target, WrittenFile};
 pub use start::launcher_main;
 pub(crate) use unpack::MappedUnpacker;

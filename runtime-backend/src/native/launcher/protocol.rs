@@ -11,6 +11,7 @@
 //!
 //! Messages are JSON; descriptors travel beside them. A request is answered once, in order.
 
+use crate::native::build::{CaptureOptions, Placing, Selection};
 use crate::native::image::UnpackOptions;
 use crate::native::launch::Trouble;
 use oci_spec::runtime::{Process, Spec};
@@ -33,22 +34,33 @@ pub(super) struct Envelope {
 /// What the keeper asks for.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Request {
-    /// Ids are mapped; get ready. `scratch` is a directory to mount on where a kernel needs a path.
+    /// Ids are mapped; get ready. `scratch` is a directory to mount on where a kernel needs a path. Descriptor: the
+    /// host's network namespace.
     Hello { scratch: PathBuf },
-    /// Mount the root file system and make the network of a container, and read `paths` of it. Answered by `Prepared`.
+    /// Try whether what leaves a network namespace can be diverted to the keeper here.
+    TryExit,
+    /// Mount the root file system and make the network of a container, and read `paths` of it. What is written goes to
+    /// the empty directory `upper`, if there is one and its file system can do it. Answered by `Prepared`.
     Prepare {
         id: String,
         layers: Vec<PathBuf>,
-        networks: Vec<String>,
-        own_network: bool,
+        upper: Option<PathBuf>,
+        connection: Connection,
         paths: Vec<PathBuf>,
     },
     /// Read a file of a container, at most 48 KiB. Answered by `Text`, empty if there is no such file.
     Read { id: String, paths: Vec<PathBuf> },
     /// Write files of a container.
     Write { id: String, files: Vec<WrittenFile> },
-    /// Write `files` and start the first process. Descriptors: stdin, stdout, stderr, then control groups to join.
-    Start { id: String, spec: Box<Spec>, filter: Option<Vec<String>>, files: Vec<WrittenFile> },
+    /// Write `files` and start the first process. A bind mount whose target is in `parts` shows a part of another
+    /// container's root. Descriptors: stdin, stdout, stderr, then control groups to join.
+    Start {
+        id: String,
+        spec: Box<Spec>,
+        filter: Option<Vec<String>>,
+        files: Vec<WrittenFile>,
+        parts: Vec<Part>,
+    },
     /// Start a further process. Descriptors as for `Start`.
     Exec { id: String, process: Box<Process>, filter: Option<Vec<String>> },
     /// Send a signal to a child, named by its number in `Started`.
@@ -58,7 +70,9 @@ pub(crate) enum Request {
     /// Make TCP sockets in the container's network. Answered with descriptors.
     Sockets { id: String, count: usize },
     /// Make a network. Answered by `Done`, also if it is there.
-    CreateNetwork { key: String },
+    CreateNetwork { key: String, internal: bool },
+    /// Divert what leaves the networks. Answered by `Done`, the first time with the sockets beside it to which it comes.
+    OpenExit,
     /// Remove a network; one that is not there is no error.
     RemoveNetwork { key: String },
     /// Do a piece of work with files in a process of its own. Descriptors: the data's pipe or file, then a pipe to
@@ -66,11 +80,35 @@ pub(crate) enum Request {
     Work { job: Job },
 }
 
+/// Whose network a container has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Connection {
+    /// Its own, on these networks, with a way out of them or not.
+    Own { networks: Vec<String>, outbound: bool },
+    /// The session's, which leads nowhere: for a root file system in which nothing is run.
+    Unused,
+    /// The host's.
+    Host,
+    /// Another container's.
+    Of(String),
+}
+
 /// A file written into a container's root.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct WrittenFile {
     pub(crate) path: PathBuf,
     pub(crate) content: String,
+}
+
+/// A part of a container's root, to be mounted in another one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Part {
+    /// The target of the mount.
+    pub(crate) target: PathBuf,
+    /// Whose root it is a part of.
+    pub(crate) id: String,
+    /// Where it is in that root.
+    pub(crate) path: PathBuf,
 }
 
 /// A piece of work with files, done inside the launcher's namespaces.
@@ -81,10 +119,35 @@ pub(crate) enum Job {
     /// Write a tar stream with one entry, the file or directory at `path` of the container.
     CopyOut { id: String, path: PathBuf },
     /// Unpack an image layer into a new directory of the store.
-    /// The descriptor is the blob, of which `length` bytes from `offset` on are the layer.
-    Unpack { target: PathBuf, offset: u64, length: u64, options: Box<UnpackOptions> },
+    /// The descriptor is the blob, of which `length` bytes from `offset` on are the layer. A blob that is still being
+    /// written comes with a pipe that says when there is more of it.
+    Unpack { target: PathBuf, offset: u64, length: u64, growing: bool, options: Box<UnpackOptions> },
     /// Remove a directory tree of the store.
     RemoveTree { path: PathBuf },
+    /// Put unpacked layers on top of each other in one directory.
+    MergeTrees { trees: Vec<PathBuf>, target: PathBuf },
+    /// The digest of files of the container, or, without one, of the directory that is the descriptor. Its outcome is a
+    /// `Result<Digest, NotSelected>`.
+    Digest { from: Option<String>, selection: Box<Selection> },
+    /// Copy files of the container `from`, or of the directory that is the descriptor. Its outcome is a `Placed`.
+    Place { to: Target, from: Option<String>, placing: Box<Placing> },
+    /// Make a directory of the container, for an owner.
+    MakeDirectory { id: String, path: PathBuf, owner: Option<(u32, u32)> },
+    /// Make a directory of the store, for an owner.
+    MakeCache { path: PathBuf, owner: (u32, u32), mode: u32 },
+    /// Write a tar stream, the image layer that was written to the container so far. Its outcome is a `Captured`.
+    Capture { id: String, options: Box<CaptureOptions> },
+    /// Add up a directory tree of the store.
+    SumTree { path: PathBuf },
+}
+
+/// What files are copied into.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Target {
+    /// The root of a container.
+    Container(String),
+    /// A directory of the store.
+    Directory(PathBuf),
 }
 
 /// From the launcher.
@@ -98,6 +161,7 @@ pub(super) enum Message {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Reply {
     Done,
+    /// With the sockets beside it to which its way out leads, if it begins in the container's own namespace.
     Prepared {
         addresses: Vec<Ipv4Addr>,
         texts: Vec<String>,

@@ -2,8 +2,10 @@
 
 use super::Identity;
 use super::files;
-use super::protocol::{Envelope, Job, LARGEST, MOST_DESCRIPTORS, Message, Reply, Request, WrittenFile};
-use super::worker;
+use super::protocol::{
+    Connection, Envelope, Job, LARGEST, MOST_DESCRIPTORS, Message, Part, Reply, Request, Target, WrittenFile,
+};
+use super::worker::{self, Roots};
 use crate::native::launch::mounts::{is_bind, make_devices, open_bind};
 use crate::native::launch::{self, Joined, Joining, Program, Trouble, Trying, World};
 use crate::native::network::namespace::{ContainerNetwork, Networks};
@@ -11,7 +13,7 @@ use crate::native::rootfs::Rootfs;
 use crate::native::seccomp::Policy;
 use crate::native::sys::{self, CallError, Called, Clone, Stack};
 use libc::sock_filter;
-use oci_spec::runtime::{Linux, LinuxNamespaceType, Process, Spec};
+use oci_spec::runtime::{Linux, LinuxNamespaceType, Mount, Process, Spec};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -42,8 +44,8 @@ pub(super) fn run(socket: OwnedFd, identity: Identity) -> i32 {
     sys::overwrite_arguments("shakedown: launcher");
     let mut buffer = vec![0; LARGEST];
     let hello = receive(&socket, &mut buffer);
-    let Ok(Some((Envelope { seq, request: Request::Hello { scratch } }, _))) = hello else { return 1 };
-    match Server::new(&socket, identity, scratch) {
+    let Ok(Some((Envelope { seq, request: Request::Hello { scratch } }, beside))) = hello else { return 1 };
+    match Server::new(&socket, identity, scratch, beside.into_iter().next()) {
         Ok(mut server) => {
             if send(&socket, &Message::Reply { seq, reply: Reply::Done }, &[]).is_err() {
                 return 1;
@@ -121,10 +123,26 @@ struct Container {
     rootfs: Rootfs,
     /// The mount of the root that is in the container's mount namespace, once it has one.
     inner: Option<OwnedFd>,
-    network: Option<ContainerNetwork>,
+    network: Attached,
     init: Option<Init>,
     /// The request to answer when the last process is gone.
     removal: Option<u64>,
+}
+
+/// A container's network, and whose it is.
+enum Attached {
+    Own(ContainerNetwork),
+    /// The host's, or another container's.
+    Shared(OwnedFd),
+}
+
+impl Attached {
+    fn namespace(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Own(network) => network.namespace.as_fd(),
+            Self::Shared(namespace) => namespace.as_fd(),
+        }
+    }
 }
 
 /// A container's first process, as further ones join it.
@@ -144,6 +162,8 @@ struct Server<'a> {
     proc: OwnedFd,
     own_pids: OwnedFd,
     networks: Networks,
+    /// The host's network namespace.
+    host: Option<OwnedFd>,
     /// Where the devices of containers are, if nodes can be made.
     devices: Option<PathBuf>,
     containers: BTreeMap<String, Container>,
@@ -168,7 +188,12 @@ struct Ready {
 type Answer = Result<(Reply, Vec<OwnedFd>), Trouble>;
 
 impl<'a> Server<'a> {
-    fn new(socket: &'a OwnedFd, identity: Identity, scratch: PathBuf) -> Result<Self, Trouble> {
+    fn new(
+        socket: &'a OwnedFd,
+        identity: Identity,
+        scratch: PathBuf,
+        host: Option<OwnedFd>,
+    ) -> Result<Self, Trouble> {
         let doing = || "set up the launcher".to_owned();
         rustix::mount::mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)
             .call(|| "mount(NULL, \"/\", NULL, MS_REC|MS_SLAVE, NULL)".to_owned())
@@ -187,6 +212,7 @@ impl<'a> Server<'a> {
             proc,
             own_pids,
             networks: Networks::new()?,
+            host,
             devices,
             containers: BTreeMap::new(),
             children: BTreeMap::new(),
@@ -301,19 +327,25 @@ impl<'a> Server<'a> {
 
     fn carry_out(&mut self, request: Request, descriptors: Vec<OwnedFd>) -> Answer {
         match request {
-            Request::Prepare { id, layers, networks, own_network, paths } => {
-                self.prepare(id.clone(), &layers, &networks, own_network).and_then(|addresses| {
-                    Ok((Reply::Prepared { addresses, texts: self.read(&id, &paths)? }, Vec::new()))
-                })
+            Request::TryExit => self.networks.try_exit().and_then(|()| done()),
+            Request::OpenExit => {
+                let exits = self.networks.open_exit()?;
+                Ok((Reply::Done, exits.into_iter().flatten().collect()))
+            }
+            Request::Prepare { id, layers, upper, connection, paths } => {
+                let (addresses, exits) = self.prepare(id.clone(), &layers, upper.as_deref(), connection)?;
+                Ok((Reply::Prepared { addresses, texts: self.read(&id, &paths)? }, exits))
             }
             Request::Read { id, paths } => Ok((Reply::Text(self.read(&id, &paths)?), Vec::new())),
             Request::Write { id, files } => self.write(&id, &files).and_then(|()| done()),
-            Request::Start { id, spec, filter, files } => {
-                self.write(&id, &files).and_then(|()| self.start(&id, &spec, filter, descriptors))
+            Request::Start { id, spec, filter, files, parts } => {
+                self.write(&id, &files).and_then(|()| self.start(&id, &spec, filter, &parts, descriptors))
             }
             Request::Signal { child, signal } => self.signal(child, signal),
             Request::Sockets { id, count } => self.sockets(&id, count),
-            Request::CreateNetwork { key } => self.networks.create(&key).and_then(|()| done()),
+            Request::CreateNetwork { key, internal } => {
+                self.networks.create(&key, internal).and_then(|()| done())
+            }
             Request::RemoveNetwork { key } => self.networks.remove(&key).and_then(|()| done()),
             Request::Work { job } => self.work(job, descriptors),
             Request::Hello { .. } | Request::Remove { .. } | Request::Exec { .. } => done(),
@@ -340,14 +372,42 @@ impl<'a> Server<'a> {
         &mut self,
         id: String,
         layers: &[PathBuf],
-        networks: &[String],
-        own_network: bool,
-    ) -> Result<Vec<Ipv4Addr>, Trouble> {
-        let rootfs = Rootfs::mount(layers, self.identity.user_namespace(), &self.scratch)?;
-        let network = if own_network { Some(self.networks.join(networks)?) } else { None };
-        let addresses = network.as_ref().map(|network| network.addresses.clone()).unwrap_or_default();
+        upper: Option<&Path>,
+        connection: Connection,
+    ) -> Result<(Vec<Ipv4Addr>, Vec<OwnedFd>), Trouble> {
+        let rootfs = Rootfs::mount(layers, self.identity.user_namespace(), &self.scratch, upper)?;
+        let (network, addresses, exits) = self.connect(connection)?;
         self.containers.insert(id, Container { rootfs, inner: None, network, init: None, removal: None });
-        Ok(addresses)
+        Ok((addresses, exits))
+    }
+
+    fn connect(
+        &mut self,
+        connection: Connection,
+    ) -> Result<(Attached, Vec<Ipv4Addr>, Vec<OwnedFd>), Trouble> {
+        let shared = match connection {
+            Connection::Own { networks, outbound } => {
+                let (network, exits) = self.networks.join(&networks, outbound)?;
+                let addresses = network.addresses.clone();
+                return Ok((Attached::Own(network), addresses, exits.into_iter().flatten().collect()));
+            }
+            Connection::Unused => self
+                .networks
+                .home()
+                .try_clone_to_owned()
+                .map_err(|error| Trouble::new("refer to a network", error.to_string()))?,
+            Connection::Host => {
+                let missing = || Trouble::new("join the host's network", "the keeper has not sent it");
+                duplicate(self.host.as_ref().ok_or_else(missing)?)?
+            }
+            Connection::Of(other) => {
+                let namespace = self.container(&other)?.network.namespace();
+                namespace
+                    .try_clone_to_owned()
+                    .map_err(|error| Trouble::new("join a network", error.to_string()))?
+            }
+        };
+        Ok((Attached::Shared(shared), Vec::new(), Vec::new()))
     }
 
     fn start(
@@ -355,6 +415,7 @@ impl<'a> Server<'a> {
         id: &str,
         spec: &Spec,
         filter: Option<Vec<String>>,
+        parts: &[Part],
         descriptors: Vec<OwnedFd>,
     ) -> Answer {
         let process = spec
@@ -369,9 +430,9 @@ impl<'a> Server<'a> {
         let (stdio, cgroups) = split_streams(descriptors)?;
         let world = World {
             root: inner.as_fd(),
-            network: container.network.as_ref().map(|network| network.namespace.as_fd()),
+            network: Some(container.network.namespace()),
             home: self.networks.home(),
-            binds: bind_sources(spec)?,
+            binds: self.bind_sources(spec, parts)?,
             devices: self.devices.as_deref(),
             // Without a filter, a container is privileged.
             dead_nodes: has_filter,
@@ -388,6 +449,15 @@ impl<'a> Server<'a> {
             container.init = Some(Init { child, pidfd: kept, pids, namespaces });
         }
         Ok((Reply::Started { child }, vec![told]))
+    }
+
+    fn bind_sources(&self, spec: &Spec, parts: &[Part]) -> Result<Vec<OwnedFd>, Trouble> {
+        let binds = spec.mounts().iter().flatten().filter(|mount| is_bind(mount));
+        let open = |mount: &Mount| match parts.iter().find(|part| part.target == *mount.destination()) {
+            Some(part) => self.container(&part.id)?.rootfs.part(&part.path, &self.scratch),
+            None => open_bind(mount.source().as_deref().unwrap_or("/nonexistent".as_ref())),
+        };
+        binds.map(open).collect()
     }
 
     /// What the books need of a new first process: its pid namespace, and two more descriptors of it.
@@ -449,15 +519,9 @@ impl<'a> Server<'a> {
     }
 
     fn sockets(&self, id: &str, count: usize) -> Answer {
-        let Some(network) = &self.container(id)?.network else {
-            return Err(Trouble::new(
-                "make a socket in the container's network",
-                "it has no network of its own",
-            ));
-        };
-        let sockets: Result<Vec<_>, _> = (0..count.min(MOST_DESCRIPTORS))
-            .map(|_| self.networks.socket(network.namespace.as_fd()))
-            .collect();
+        let namespace = self.container(id)?.network.namespace();
+        let sockets: Result<Vec<_>, _> =
+            (0..count.min(MOST_DESCRIPTORS)).map(|_| self.networks.socket(namespace)).collect();
         Ok((Reply::Sockets, sockets?))
     }
 
@@ -475,28 +539,51 @@ impl<'a> Server<'a> {
     }
 
     fn forget(&mut self, id: &str) {
-        if let Some(network) = self.containers.remove(id).and_then(|container| container.network) {
+        if let Some(Container { network: Attached::Own(network), .. }) = self.containers.remove(id) {
             self.networks.leave(&network);
         }
     }
 
-    fn work(&mut self, job: Job, descriptors: Vec<OwnedFd>) -> Answer {
-        let root = match &job {
+    /// The files that a job works on.
+    fn roots(&self, job: &Job) -> Result<Roots<'_>, Trouble> {
+        let own = |id: &String| self.container(id).map(|container| container.rootfs.own());
+        Ok(match job {
             Job::CopyIn { id, .. } | Job::CopyOut { id, .. } => {
                 let container = self.container(id)?;
                 let running =
                     container.init.as_ref().is_some_and(|init| self.children.contains_key(&init.child));
                 // What is mounted in a running container is seen through its own mount of the root.
-                Some(container.inner.as_ref().filter(|_| running).unwrap_or_else(|| container.rootfs.own()))
+                let inner = container.inner.as_ref().filter(|_| running);
+                Roots { target: Some(inner.unwrap_or_else(|| container.rootfs.own())), source: None }
             }
-            Job::Unpack { .. } | Job::RemoveTree { .. } => None,
-        };
+            Job::Capture { id, .. } => {
+                Roots { target: Some(self.container(id)?.rootfs.upper()), source: None }
+            }
+            Job::MakeDirectory { id, .. } => Roots { target: Some(own(id)?), source: None },
+            Job::Digest { from, .. } => Roots { target: None, source: from.as_ref().map(own).transpose()? },
+            Job::Place { to, from, .. } => {
+                let target = match to {
+                    Target::Container(id) => Some(own(id)?),
+                    Target::Directory(_) => None,
+                };
+                Roots { target, source: from.as_ref().map(own).transpose()? }
+            }
+            Job::Unpack { .. }
+            | Job::RemoveTree { .. }
+            | Job::MergeTrees { .. }
+            | Job::SumTree { .. }
+            | Job::MakeCache { .. } => Roots::default(),
+        })
+    }
+
+    fn work(&mut self, job: Job, descriptors: Vec<OwnedFd>) -> Answer {
+        let roots = self.roots(&job)?;
         let identity = self.identity;
         let worker = || {
             // Else a worker would keep the files and networks of other containers alive.
-            let kept: Vec<BorrowedFd<'_>> = root.into_iter().chain(&descriptors).map(AsFd::as_fd).collect();
-            sys::close_other_than(&kept);
-            worker::run(job, root, descriptors, identity)
+            let kept = roots.target.into_iter().chain(roots.source).chain(&descriptors);
+            sys::close_other_than(&kept.map(AsFd::as_fd).collect::<Vec<_>>());
+            worker::run(job, &roots, descriptors, identity)
         };
         let child = sys::fork_namespaces(0, worker)
             .call(|| "clone3(0)".to_owned())
@@ -546,11 +633,6 @@ fn own_proc() -> Result<OwnedFd, Trouble> {
 fn open_in(directory: &OwnedFd, path: &str) -> Result<OwnedFd, CallError> {
     rustix::fs::openat(directory, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
         .call(|| format!("openat(proc, {path:?})"))
-}
-
-fn bind_sources(spec: &Spec) -> Result<Vec<OwnedFd>, Trouble> {
-    let binds = spec.mounts().iter().flatten().filter(|mount| is_bind(mount));
-    binds.map(|mount| open_bind(mount.source().as_deref().unwrap_or("/nonexistent".as_ref()))).collect()
 }
 
 fn split_streams(mut descriptors: Vec<OwnedFd>) -> Result<([OwnedFd; 3], Vec<OwnedFd>), Trouble> {

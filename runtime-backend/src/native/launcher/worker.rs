@@ -4,40 +4,104 @@
 //! cannot leave. It executes nothing and loads nothing from there (CVE-2019-14271).
 
 use super::Identity;
-use super::protocol::Job;
-use crate::native::image::{Blob, remove_tree, unpack_into};
+use super::extract::{Extraction, extract};
+use super::protocol::{Job, Target};
+use crate::native::build::{CaptureOptions, Captured, capture, digest, make_directories, place};
+use crate::native::image::{Blob, Limits, Owners, merge_trees, remove_tree, sum_tree, unpack_into};
 use crate::native::launch::{Trouble, Trying};
 use crate::native::sys::Called;
-use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, Uid};
+use rustix::fs::Mode;
 use serde::Serialize;
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
-use std::path::{Component, Path, PathBuf};
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+/// The files of containers that a job works on.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Roots<'a> {
+    /// What it is about.
+    pub(super) target: Option<&'a OwnedFd>,
+    /// Where it takes files from.
+    pub(super) source: Option<&'a OwnedFd>,
+}
+
 /// Does the job and writes its outcome; returns the exit code.
-pub(super) fn run(job: Job, root: Option<&OwnedFd>, descriptors: Vec<OwnedFd>, identity: Identity) -> i32 {
+pub(super) fn run(job: Job, roots: &Roots<'_>, mut descriptors: Vec<OwnedFd>, identity: Identity) -> i32 {
     rustix::process::umask(Mode::empty());
-    let Ok([data, outcome]) = <[OwnedFd; 2]>::try_from(descriptors) else { return 2 };
+    let Some(outcome) = descriptors.pop() else { return 2 };
+    let mut descriptors = descriptors.into_iter();
+    let Some(data) = descriptors.next() else { return 2 };
+    let root = roots.target;
     let result = match job {
-        Job::CopyIn { path, .. } => {
-            told(enter(root, &path).and_then(|()| copy_in(File::from(data), identity)))
-        }
+        Job::CopyIn { path, .. } => told(enter(root, &path).and_then(|()| {
+            let owners = identity != Identity::Single;
+            let extraction = Extraction { owners, devices: false, limits: Limits::default() };
+            extract(File::from(data), Path::new(""), extraction)
+        })),
         Job::CopyOut { path, .. } => {
             told(enter(root, Path::new("/")).and_then(|()| copy_out(&path, File::from(data))))
         }
-        Job::Unpack { target, offset, length, options } => {
-            let blob = Blob { file: Arc::new(File::from(data)), offset, length };
+        Job::Unpack { target, offset, length, growing, options } => {
+            let ticks = descriptors.next().filter(|_| growing);
+            let blob = Blob::followed(Arc::new(File::from(data)), offset, length, ticks);
             told(Ok(unpack_into(&blob, &target, &options)))
         }
+        Job::Digest { selection, .. } => told(Ok(digest(roots.source.unwrap_or(&data).as_fd(), &selection))),
+        Job::Place { placing, to, .. } => {
+            let source = roots.source.unwrap_or(&data);
+            told(place(source, &placing, || match &to {
+                Target::Container(_) => enter(root, Path::new("/")),
+                Target::Directory(path) => {
+                    let directory = File::open(path)
+                        .map_err(|error| failed(format!("open {}", path.display()), &error))?;
+                    enter(Some(&directory.into()), Path::new("/"))
+                }
+            }))
+        }
+        Job::MakeCache { path, owner, mode } => told(
+            make_cache(&path, Some(owner).filter(|_| identity != Identity::Single), mode)
+                .map_err(|error| failed(format!("make the directory {}", path.display()), &error)),
+        ),
+        Job::MakeDirectory { path, owner, .. } => {
+            let owner = owner.filter(|_| identity != Identity::Single);
+            told(enter(root, Path::new("/")).and_then(|()| {
+                make_directories(&path, owner, 0o755)
+                    .map_err(|error| failed(format!("make the directory {}", path.display()), &error))
+            }))
+        }
+        Job::Capture { options, .. } => told(captured(root, &options, File::from(data))),
         Job::RemoveTree { path } => {
             told(remove_tree(&path).map_err(|error| failed(format!("remove {}", path.display()), &error)))
+        }
+        Job::MergeTrees { trees, target } => {
+            let merged = merge_trees(&trees, &target, true);
+            told(merged.map_err(|error| failed(format!("merge layers in {}", target.display()), &error)))
+        }
+        Job::SumTree { path } => {
+            let sum = sum_tree(&path, Owners::Keep);
+            told(sum.map_err(|error| failed(format!("read {}", path.display()), &error)))
         }
     };
     let text = result.unwrap_or_default();
     i32::from(File::from(outcome).write_all(&text).is_err())
+}
+
+/// In place of one that somebody who was killed had begun.
+fn make_cache(path: &Path, owner: Option<(u32, u32)>, mode: u32) -> io::Result<()> {
+    remove_tree(path)?;
+    fs::create_dir(path)?;
+    if let Some((uid, gid)) = owner {
+        std::os::unix::fs::chown(path, Some(uid), Some(gid))?;
+    }
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))
+}
+
+fn captured(upper: Option<&OwnedFd>, options: &CaptureOptions, data: File) -> Result<Captured, Trouble> {
+    let upper = upper.ok_or_else(|| Trouble::new("read what was written", "it has no place"))?;
+    capture(upper, options, io::BufWriter::with_capacity(1 << 18, data))
 }
 
 fn told<T: Serialize>(outcome: Result<T, Trouble>) -> serde_json::Result<Vec<u8>> {
@@ -76,117 +140,6 @@ fn give_up_privileges() -> Result<(), rustix::io::Errno> {
 
 fn failed(doing: String, error: &io::Error) -> Trouble {
     Trouble::new(doing, error.to_string())
-}
-
-fn copy_in(data: File, identity: Identity) -> Result<(), Trouble> {
-    let mut archive = tar::Archive::new(io::BufReader::with_capacity(1 << 18, data));
-    let entries = archive.entries().map_err(|error| failed("read the archive".to_owned(), &error))?;
-    let mut times = Vec::new();
-    for entry in entries {
-        let mut entry = entry.map_err(|error| failed("read the archive".to_owned(), &error))?;
-        let path = entry
-            .path()
-            .map(|path| path.into_owned())
-            .map_err(|error| failed("read the archive".to_owned(), &error))?;
-        let path = inside(&path)?;
-        let doing = || format!("write {}", path.display());
-        put(&mut entry, &path).map_err(|error| failed(doing(), &error))?;
-        finish(&entry, &path, identity).map_err(|error| failed(doing(), &error))?;
-        if entry.header().entry_type().is_dir() {
-            times.push((path.clone(), entry.header().mtime().unwrap_or(0)));
-        }
-    }
-    // Directories last: making an entry in one changes its time.
-    for (path, seconds) in times.iter().rev() {
-        set_time(path, *seconds);
-    }
-    // What stands behind the end of the archive is read, so that the sender is not cut off.
-    io::copy(&mut archive.into_inner(), &mut io::sink())
-        .map_err(|error| failed("read the archive".to_owned(), &error))?;
-    Ok(())
-}
-
-/// The path of an entry relative to the target; `..` is refused.
-fn inside(path: &Path) -> Result<PathBuf, Trouble> {
-    let mut kept = PathBuf::new();
-    for component in path.components() {
-        match component {
-            Component::Normal(name) => kept.push(name),
-            Component::CurDir | Component::RootDir => {}
-            _ => {
-                return Err(Trouble::new(
-                    format!("write {}", path.display()),
-                    "`..` may not stand in an archive's path",
-                ));
-            }
-        }
-    }
-    Ok(if kept.as_os_str().is_empty() { PathBuf::from(".") } else { kept })
-}
-
-fn put<R: Read>(entry: &mut tar::Entry<'_, R>, path: &Path) -> io::Result<()> {
-    if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        // The umask of a worker is empty.
-        fs::DirBuilder::new().recursive(true).mode(0o755).create(parent)?;
-    }
-    let kind = entry.header().entry_type();
-    if kind.is_dir() {
-        return match fs::create_dir(path) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
-            other => other,
-        };
-    }
-    match fs::remove_file(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        // A file that is mounted there is written through.
-        Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {}
-        other => other?,
-    }
-    let link = || -> io::Result<PathBuf> {
-        let name = entry.link_name()?.ok_or_else(|| io::Error::other("the link has no target"))?;
-        Ok(name.into_owned())
-    };
-    match kind {
-        tar::EntryType::Symlink => symlink(link()?, path),
-        tar::EntryType::Link => fs::hard_link(link()?, path),
-        kind if kind.is_file() => {
-            let mut file = File::create(path)?;
-            io::copy(entry, &mut file).map(drop)
-        }
-        tar::EntryType::Fifo => {
-            rustix::fs::mknodat(CWD, path, FileType::Fifo, Mode::from_raw_mode(0o644), 0).map_err(Into::into)
-        }
-        other => Err(io::Error::other(format!("entries of type {other:?} are not copied"))),
-    }
-}
-
-/// Owner first, then mode: a change of owner takes the set-user-id bits away.
-fn finish<R: Read>(entry: &tar::Entry<'_, R>, path: &Path, identity: Identity) -> io::Result<()> {
-    let header = entry.header();
-    if identity != Identity::Single {
-        let id = |number: u64| {
-            // All bits set means "unchanged" to the kernel.
-            let id = u32::try_from(number).ok().filter(|id| *id != u32::MAX);
-            id.ok_or_else(|| io::Error::other(format!("there is no id {number}")))
-        };
-        let (uid, gid) = (Uid::from_raw(id(header.uid()?)?), Gid::from_raw(id(header.gid()?)?));
-        rustix::fs::chownat(CWD, path, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
-    }
-    let kind = header.entry_type();
-    if kind.is_symlink() || kind.is_hard_link() {
-        return Ok(());
-    }
-    fs::set_permissions(path, fs::Permissions::from_mode(header.mode()? & 0o7777))?;
-    if kind.is_file() {
-        set_time(path, header.mtime()?);
-    }
-    Ok(())
-}
-
-fn set_time(path: &Path, seconds: u64) {
-    let time = rustix::fs::Timespec { tv_sec: i64::try_from(seconds).unwrap_or(0), tv_nsec: 0 };
-    let times = rustix::fs::Timestamps { last_access: time, last_modification: time };
-    let _ = rustix::fs::utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW);
 }
 
 fn copy_out(path: &Path, data: File) -> Result<(), Trouble> {

@@ -6,6 +6,8 @@ use std::net::Ipv4Addr;
 /// The address of a container that is on no network: it stands on the loopback interface, so that a connection from
 /// outside does not look like one from the container itself (which services trust more).
 pub(crate) const LONE: Ipv4Addr = Ipv4Addr::new(10, 88, 0, 2);
+/// The host, as containers see it: its resolver, and for those that asked for it, its own services.
+pub(crate) const HOST: Ipv4Addr = Ipv4Addr::new(10, 88, 0, 1);
 /// The length of a network's prefix.
 pub(crate) const PREFIX: u8 = 24;
 

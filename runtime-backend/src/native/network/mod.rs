@@ -2,5 +2,8 @@
 
 pub(crate) mod addresses;
 pub(crate) mod netlink;
+mod divert;
 pub(crate) mod namespace;
 pub(crate) mod publish;
+pub(crate) mod gateway;
+pub(crate) mod resolver;

@@ -1,6 +1,7 @@
 //! Network namespaces: the session's with its bridges, and one a container.
 
 use super::addresses::{LONE, PREFIX, Subnet};
+use super::divert::{Exits, Place, divert};
 use super::netlink::{LOOPBACK, Netlink};
 use crate::native::launch::{Trouble, Trying};
 use crate::native::sys::{self, CallError, Called};
@@ -20,13 +21,36 @@ pub(crate) struct Networks {
     made: u16,
     interfaces: u32,
     /// A namespace made while there was nothing else to do, for the next container.
-    spare: Option<OwnedFd>,
+    spare: Option<Prepared>,
+    /// What the last container asked for, and the next one probably will.
+    usual: Kind,
+    /// Whether what leaves the bridges' namespace is diverted.
+    diverted: bool,
+}
+
+/// A container's namespace before anything of the container is in it.
+#[derive(Debug)]
+struct Prepared {
+    namespace: OwnedFd,
+    /// Where its way out leads, if it has one of its own.
+    exits: Option<Exits>,
+}
+
+/// What a container's namespace is made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// A container on no network that may reach the outside: its way out begins in its own namespace.
+    AloneWithExit,
+    /// Any other: it is alone for good, or its way out begins behind a bridge.
+    Plain,
 }
 
 #[derive(Debug)]
 struct Bridge {
     index: u32,
     subnet: Subnet,
+    /// Whether it leads nowhere else.
+    internal: bool,
 }
 
 /// A container's network.
@@ -48,7 +72,16 @@ impl Networks {
         netlink.up(LOOPBACK).trying(doing)?;
         // Inherited from the host; networks of a session are not routed into each other.
         let _ = std::fs::write("/proc/sys/net/ipv4/ip_forward", "0");
-        Ok(Self { home, netlink, bridges: BTreeMap::new(), made: 0, interfaces: 0, spare: None })
+        Ok(Self {
+            home,
+            netlink,
+            bridges: BTreeMap::new(),
+            made: 0,
+            interfaces: 0,
+            spare: None,
+            usual: Kind::AloneWithExit,
+            diverted: false,
+        })
     }
 
     /// The launcher's own namespace.
@@ -56,17 +89,36 @@ impl Networks {
         self.home.as_fd()
     }
 
+    /// Whether what leaves a namespace can be diverted here. What this makes is for the first container.
+    pub(crate) fn try_exit(&mut self) -> Result<(), Trouble> {
+        self.spare = Some(self.new_namespace(Kind::AloneWithExit)?);
+        Ok(())
+    }
+
+    /// Diverts what leaves the bridges; none if that has been done.
+    pub(crate) fn open_exit(&mut self) -> Result<Option<Exits>, Trouble> {
+        if self.diverted {
+            return Ok(None);
+        }
+        let exits = divert(Place::Bridges).trying(|| "lead the networks to the outside".to_owned())?;
+        self.diverted = true;
+        Ok(Some(exits))
+    }
+
     /// Makes a network, unless it is there.
-    pub(crate) fn create(&mut self, key: &str) -> Result<(), Trouble> {
+    pub(crate) fn create(&mut self, key: &str, internal: bool) -> Result<(), Trouble> {
         if self.bridges.contains_key(key) {
             return Ok(());
         }
         let doing = || format!("make the network `{key}`");
+        // Where the module br_netfilter is loaded, else, rules would be applied to what a bridge passes on, and what they
+        // divert there would be lost. Each time, because it may have been loaded meanwhile.
+        let _ = std::fs::write("/proc/sys/net/bridge/bridge-nf-call-iptables", "0");
         let subnet = Subnet::numbered(self.made % 32_768);
         let index = self.netlink.add_bridge(&format!("shk{}", self.made)).trying(doing)?;
         self.made = self.made.wrapping_add(1);
         let gateway = subnet.gateway();
-        self.bridges.insert(key.to_owned(), Bridge { index, subnet });
+        self.bridges.insert(key.to_owned(), Bridge { index, subnet, internal });
         self.netlink.add_address(index, gateway, PREFIX).trying(doing)
     }
 
@@ -76,25 +128,48 @@ impl Networks {
         self.netlink.remove(bridge.index).trying(|| format!("remove the network `{key}`"))
     }
 
-    /// Makes the network of a container that is in the networks `keys`.
-    pub(crate) fn join(&mut self, keys: &[String]) -> Result<ContainerNetwork, Trouble> {
-        let namespace = match self.spare.take() {
+    /// Makes the network of a container that is in the networks `keys`, with a way out if it is wanted. A container that
+    /// is in none gets its own, whose sockets are returned.
+    pub(crate) fn join(
+        &mut self,
+        keys: &[String],
+        outbound: bool,
+    ) -> Result<(ContainerNetwork, Option<Exits>), Trouble> {
+        let kind = if keys.is_empty() && outbound { Kind::AloneWithExit } else { Kind::Plain };
+        self.usual = kind;
+        let Prepared { namespace, exits } = match self.spare.take_if(|spare| spare.kind() == kind) {
             Some(ready) => ready,
-            None => self.new_namespace()?,
+            None => self.new_namespace(kind)?,
         };
         let mut network = ContainerNetwork { namespace, addresses: Vec::new(), keys: Vec::new() };
-        let joined =
-            keys.iter().enumerate().try_for_each(|(number, key)| self.attach(&mut network, number, key));
-        if let Err(trouble) = joined {
+        if let Err(trouble) = self.attach_all(&mut network, keys, outbound) {
             self.leave(&network);
             return Err(trouble);
         }
         if keys.is_empty() {
             let doing = || "give the container an address".to_owned();
-            self.inside(&network.namespace, |inner| inner.add_address(LOOPBACK, LONE, 32)).trying(doing)?;
+            if kind == Kind::Plain {
+                self.inside(&network.namespace, |inner| inner.add_address(LOOPBACK, LONE, 32))
+                    .trying(doing)?;
+            }
             network.addresses.push(LONE);
         }
-        Ok(network)
+        Ok((network, exits))
+    }
+
+    /// The default route leads over the first network that leads anywhere.
+    fn attach_all(
+        &mut self,
+        network: &mut ContainerNetwork,
+        keys: &[String],
+        outbound: bool,
+    ) -> Result<(), Trouble> {
+        let leads = |key: &String| self.bridges.get(key).is_some_and(|bridge| !bridge.internal);
+        let way_out = keys.iter().position(leads).filter(|_| outbound);
+        for (number, key) in keys.iter().enumerate() {
+            self.attach(network, number, key, way_out == Some(number))?;
+        }
+        Ok(())
     }
 
     /// Gives the container's addresses back. Its interfaces go with its namespace: removing them one by one would
@@ -109,9 +184,9 @@ impl Networks {
 
     /// Makes a namespace ahead of time. Called when there is nothing else to do.
     pub(crate) fn stock_up(&mut self) {
-        if self.spare.is_none() {
+        if self.spare.as_ref().map(Prepared::kind) != Some(self.usual) {
             // A failure comes up again when a container needs the namespace, and is told then.
-            self.spare = self.new_namespace().ok();
+            self.spare = self.new_namespace(self.usual).ok();
         }
     }
 
@@ -126,7 +201,13 @@ impl Networks {
         .trying(|| "make a socket in the container's network".to_owned())
     }
 
-    fn attach(&mut self, network: &mut ContainerNetwork, number: usize, key: &str) -> Result<(), Trouble> {
+    fn attach(
+        &mut self,
+        network: &mut ContainerNetwork,
+        number: usize,
+        key: &str,
+        way_out: bool,
+    ) -> Result<(), Trouble> {
         let doing = || format!("connect the container to the network `{key}`");
         let Some(bridge) = self.bridges.get_mut(key) else {
             return Err(Trouble::new(doing(), "there is no such network"));
@@ -146,20 +227,29 @@ impl Networks {
             let index = inner.index(&peer)?;
             inner.add_address(index, address, PREFIX)?;
             inner.up(index)?;
-            if number == 0 { inner.add_default_route(index, gateway) } else { Ok(()) }
+            if way_out { inner.add_default_route(index, gateway) } else { Ok(()) }
         })
         .trying(doing)
     }
 
-    fn new_namespace(&self) -> Result<OwnedFd, Trouble> {
+    fn new_namespace(&self, kind: Kind) -> Result<Prepared, Trouble> {
         let doing = || "make a network namespace".to_owned();
         sys::unshare_network().call(|| "unshare(CLONE_NEWNET)".to_owned()).trying(doing)?;
         let made = current().and_then(|namespace| {
-            Netlink::open()?.up(LOOPBACK)?;
+            let netlink = Netlink::open()?;
+            netlink.up(LOOPBACK)?;
             // Docker lets every user of a container bind low ports. Where it cannot be set, root still can.
             let _ = std::fs::write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0");
             let _ = std::fs::write("/proc/sys/net/ipv4/ping_group_range", "0 2147483647");
-            Ok(namespace)
+            let exits = match kind {
+                Kind::Plain => None,
+                Kind::AloneWithExit => {
+                    // Before the routes that name it as their source.
+                    netlink.add_address(LOOPBACK, LONE, 32)?;
+                    Some(divert(Place::Alone)?)
+                }
+            };
+            Ok(Prepared { namespace, exits })
         });
         self.go_home().trying(doing)?;
         made.trying(doing)
@@ -186,6 +276,12 @@ impl Networks {
 
     fn go_home(&self) -> Result<(), CallError> {
         enter(self.home.as_fd())
+    }
+}
+
+impl Prepared {
+    fn kind(&self) -> Kind {
+        if self.exits.is_some() { Kind::AloneWithExit } else { Kind::Plain }
     }
 }
 

@@ -1,8 +1,8 @@
-//! The handful of rtnetlink messages the runtime needs: links, addresses, routes (rtnetlink(7)).
+//! Netlink: messages, and the handful of rtnetlink ones the runtime needs: links, addresses, routes (rtnetlink(7)).
 
 use crate::native::sys::{CallError, Called};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
+use rustix::net::{AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType};
 use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
@@ -12,9 +12,10 @@ const RTM_DELLINK: u16 = 17;
 const RTM_NEWADDR: u16 = 20;
 const RTM_NEWROUTE: u16 = 24;
 const NLM_F_REQUEST: u16 = 1;
-const NLM_F_ACK: u16 = 4;
+pub(super) const NLM_F_ACK: u16 = 4;
 const NLM_F_EXCL: u16 = 0x200;
-const NLM_F_CREATE: u16 = 0x400;
+pub(super) const NLM_F_CREATE: u16 = 0x400;
+pub(super) const NLM_F_APPEND: u16 = 0x800;
 const NLMSG_ERROR: u16 = 2;
 const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
@@ -28,6 +29,7 @@ const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 const RTA_GATEWAY: u16 = 5;
 const RTA_OIF: u16 = 4;
+const RTA_PREFSRC: u16 = 7;
 const IFF_UP: u32 = 1;
 /// The loopback interface's number in every network namespace.
 pub(crate) const LOOPBACK: u32 = 1;
@@ -41,16 +43,32 @@ pub(crate) struct Netlink {
 impl Netlink {
     /// Connects to the current network namespace.
     pub(crate) fn open() -> Result<Self, CallError> {
+        // No protocol number means 0, which is NETLINK_ROUTE.
+        Self::connect(None, "NETLINK_ROUTE")
+    }
+
+    /// Connects to the packet filter of the current network namespace.
+    pub(super) fn open_filter() -> Result<Self, CallError> {
+        Self::connect(Some(rustix::net::netlink::NETFILTER), "NETLINK_NETFILTER")
+    }
+
+    fn connect(protocol: Option<Protocol>, name: &str) -> Result<Self, CallError> {
         let socket =
-            // No protocol number means 0, which is NETLINK_ROUTE.
-            rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)
-                .call(|| "socket(AF_NETLINK, SOCK_RAW, NETLINK_ROUTE)".to_owned())?;
+            rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol)
+                .call(|| format!("socket(AF_NETLINK, SOCK_RAW, {name})"))?;
         Ok(Self { socket })
+    }
+
+    /// The socket alone, for what the kernel sends without being asked.
+    pub(super) fn into_socket(self) -> OwnedFd {
+        self.socket
     }
 
     /// Switches an interface on.
     pub(crate) fn up(&self, index: u32) -> Result<(), CallError> {
-        self.send(Message::link(RTM_NEWLINK, 0, index, IFF_UP), || format!("RTM_NEWLINK #{index} up"))
+        self.send(Message::link(RTM_NEWLINK, 0, index, IFF_UP).finish(), || {
+            format!("RTM_NEWLINK #{index} up")
+        })
     }
 
     /// Makes a bridge, switched on; returns its number.
@@ -58,7 +76,7 @@ impl Netlink {
         let mut message = Message::link(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, 0, IFF_UP);
         message.text(IFLA_IFNAME, name);
         message.nested(IFLA_LINKINFO, |info| info.text(IFLA_INFO_KIND, "bridge"));
-        self.send(message, || format!("RTM_NEWLINK {name} type bridge"))?;
+        self.send(message.finish(), || format!("RTM_NEWLINK {name} type bridge"))?;
         self.index(name)
     }
 
@@ -89,12 +107,12 @@ impl Netlink {
                 });
             });
         });
-        self.send(message, || format!("RTM_NEWLINK {name} type veth peer {peer}"))
+        self.send(message.finish(), || format!("RTM_NEWLINK {name} type veth peer {peer}"))
     }
 
     /// Removes an interface.
     pub(crate) fn remove(&self, index: u32) -> Result<(), CallError> {
-        self.send(Message::link(RTM_DELLINK, 0, index, 0), || format!("RTM_DELLINK #{index}"))
+        self.send(Message::link(RTM_DELLINK, 0, index, 0).finish(), || format!("RTM_DELLINK #{index}"))
     }
 
     /// Gives an interface an address.
@@ -105,7 +123,7 @@ impl Netlink {
         message.bytes.extend(index.to_ne_bytes());
         message.attribute(IFA_LOCAL, &address.octets());
         message.attribute(IFA_ADDRESS, &address.octets());
-        self.send(message, || format!("RTM_NEWADDR {address}/{prefix} #{index}"))
+        self.send(message.finish(), || format!("RTM_NEWADDR {address}/{prefix} #{index}"))
     }
 
     /// Sets the default route.
@@ -115,7 +133,20 @@ impl Netlink {
         message.bytes.extend([AddressFamily::INET.as_raw() as u8, 0, 0, 0, 254, 3, 0, 1, 0, 0, 0, 0]);
         message.attribute(RTA_GATEWAY, &gateway.octets());
         message.number(RTA_OIF, index);
-        self.send(message, || format!("RTM_NEWROUTE default via {gateway}"))
+        self.send(message.finish(), || format!("RTM_NEWROUTE default via {gateway}"))
+    }
+
+    /// Makes every address that no other route leads to one of this namespace's own; connections to such an address
+    /// come from `source`, if it is given.
+    pub(super) fn add_local_default(&self, source: Option<Ipv4Addr>) -> Result<(), CallError> {
+        let mut message = Message::new(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL);
+        // As above, but scope host and type local.
+        message.bytes.extend([AddressFamily::INET.as_raw() as u8, 0, 0, 0, 254, 3, 254, 2, 0, 0, 0, 0]);
+        message.number(RTA_OIF, LOOPBACK);
+        if let Some(source) = source {
+            message.attribute(RTA_PREFSRC, &source.octets());
+        }
+        self.send(message.finish(), || "RTM_NEWROUTE local default".to_owned())
     }
 
     /// The number of an interface.
@@ -124,12 +155,13 @@ impl Netlink {
             .call(|| format!("ioctl(SIOCGIFINDEX, {name:?})"))
     }
 
-    fn send(&self, message: Message, text: impl FnOnce() -> String) -> Result<(), CallError> {
-        self.exchange(message).call(|| format!("netlink({})", text()))
+    /// Sends messages of which one asks for an answer, or fails.
+    pub(super) fn send(&self, messages: Vec<u8>, text: impl FnOnce() -> String) -> Result<(), CallError> {
+        self.exchange(&messages).call(|| format!("netlink({})", text()))
     }
 
-    fn exchange(&self, message: Message) -> Result<(), Errno> {
-        rustix::net::send(&self.socket, &message.finish(), SendFlags::empty())?;
+    fn exchange(&self, messages: &[u8]) -> Result<(), Errno> {
+        rustix::net::send(&self.socket, messages, SendFlags::empty())?;
         let mut buffer = [0_u8; 8192];
         let (_, received) = rustix::net::recv(&self.socket, &mut buffer, RecvFlags::empty())?;
         // struct nlmsghdr, then struct nlmsgerr, which begins with the negative error number.
@@ -145,16 +177,21 @@ impl Netlink {
 }
 
 /// A message under construction.
-struct Message {
-    bytes: Vec<u8>,
+pub(super) struct Message {
+    pub(super) bytes: Vec<u8>,
 }
 
 impl Message {
     fn new(kind: u16, flags: u16) -> Self {
+        Self::unanswered(kind, flags | NLM_F_ACK)
+    }
+
+    /// A message that is answered only if it fails, or if `flags` ask for it.
+    pub(super) fn unanswered(kind: u16, flags: u16) -> Self {
         // struct nlmsghdr: length (filled in at the end), type, flags, sequence, port
         let mut bytes = vec![0; 4];
         bytes.extend(kind.to_ne_bytes());
-        bytes.extend((flags | NLM_F_REQUEST | NLM_F_ACK).to_ne_bytes());
+        bytes.extend((flags | NLM_F_REQUEST).to_ne_bytes());
         bytes.extend([0; 8]);
         Self { bytes }
     }
@@ -165,11 +202,11 @@ impl Message {
         message
     }
 
-    fn attribute(&mut self, kind: u16, value: &[u8]) {
+    pub(super) fn attribute(&mut self, kind: u16, value: &[u8]) {
         self.nested(kind, |inner| inner.bytes.extend(value));
     }
 
-    fn text(&mut self, kind: u16, value: &str) {
+    pub(super) fn text(&mut self, kind: u16, value: &str) {
         self.nested(kind, |inner| {
             inner.bytes.extend(value.bytes());
             inner.bytes.push(0);
@@ -181,7 +218,7 @@ impl Message {
     }
 
     /// An attribute is its length, its type and its value, padded to four bytes.
-    fn nested(&mut self, kind: u16, fill: impl FnOnce(&mut Self)) {
+    pub(super) fn nested(&mut self, kind: u16, fill: impl FnOnce(&mut Self)) {
         let start = self.bytes.len();
         self.bytes.extend([0; 2]);
         self.bytes.extend(kind.to_ne_bytes());
@@ -191,7 +228,7 @@ impl Message {
         self.bytes.resize(self.bytes.len().next_multiple_of(4), 0);
     }
 
-    fn finish(mut self) -> Vec<u8> {
+    pub(super) fn finish(mut self) -> Vec<u8> {
         let length = (self.bytes.len() as u32).to_ne_bytes();
         self.bytes[..4].copy_from_slice(&length);
         self.bytes

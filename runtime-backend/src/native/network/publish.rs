@@ -13,7 +13,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 
 /// How much is carried at once in each direction.
-const BUFFER: usize = 64 << 10;
+pub(super) const BUFFER: usize = 64 << 10;
 
 /// A port of the host that is taken, on IPv4 and, where the host has it, on IPv6.
 #[derive(Debug)]
@@ -76,19 +76,29 @@ async fn accept(listener: TcpListener, launcher: Handle, id: String, target: Soc
     }
 }
 
-/// The next connection. An error means that the peer has gone again, or that descriptors are short for the moment: the
-/// wait loop asks again, less and less often.
-async fn next_connection(listener: &TcpListener) -> TcpStream {
+/// The next connection. An error means that the peer has gone again, or that descriptors are short for the moment.
+pub(super) async fn next_connection(listener: &TcpListener) -> TcpStream {
+    persistent(|| async { listener.accept().await.map(|(outer, _)| outer) }).await
+}
+
+/// What comes next, however often it fails before: the wait loop asks again, less and less often.
+pub(super) async fn persistent<T, C>(mut next: impl FnMut() -> C + Send) -> T
+where
+    C: Future<Output = io::Result<T>> + Send,
+{
     const PATIENCE: Duration = Duration::from_secs(3600);
     loop {
-        let accepted = poll(PATIENCE, || async {
-            match listener.accept().await {
-                Ok((outer, _)) => Poll::Ready(outer),
-                Err(error) => Poll::NotYet(error.to_string()),
+        let came = poll(PATIENCE, || {
+            let next = next();
+            async {
+                match next.await {
+                    Ok(came) => Poll::Ready(came),
+                    Err(error) => Poll::NotYet(error.to_string()),
+                }
             }
         });
-        if let Ok(outer) = accepted.await {
-            return outer;
+        if let Ok(came) = came.await {
+            return came;
         }
     }
 }
@@ -113,6 +123,7 @@ pub(crate) async fn connect(launcher: &Handle, id: &str, target: SocketAddr) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustix::io::Errno;
 
     /// A test that connects to `localhost` reaches the service whichever family its resolver prefers.
     #[test]
@@ -123,5 +134,13 @@ mod tests {
         }
         let taken = Bound::take(Some(bound.port)).unwrap_err();
         assert_eq!(taken.kind(), io::ErrorKind::AddrInUse);
+    }
+
+    /// A shortage that passes does not end what a keeper carries for the rest of a session.
+    #[tokio::test(start_paused = true)]
+    async fn an_error_is_not_the_end() {
+        let mut left = vec![Ok("here"), Err(Errno::MFILE), Err(Errno::NOMEM)];
+        let came = persistent(|| std::future::ready(left.pop().unwrap().map_err(io::Error::from))).await;
+        assert_eq!(came, "here");
     }
 }

@@ -5,7 +5,7 @@ use super::lower::{Below, Lower, kind, opaque_name};
 use super::path::EntryPath;
 use super::root::Root;
 use super::tar::{Archive, Header, Kind};
-use super::{Owners, UnpackOptions, Unsettled};
+use super::{Contents, Owners, UnpackOptions, Unsettled};
 use crate::native::image::remove::remove_at;
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
@@ -19,6 +19,8 @@ pub(crate) struct Applied {
     pub(crate) opaque: bool,
     pub(crate) unsettled: Vec<Unsettled>,
     pub(crate) notes: Vec<String>,
+    /// What was written to files.
+    pub(crate) contents: Contents,
 }
 
 /// Owner, rights, times: what is set after the content.
@@ -45,6 +47,7 @@ struct Applier<'a> {
     opaque: BTreeSet<EntryPath>,
     unsettled: Vec<Unsettled>,
     notes: BTreeMap<&'static str, (u64, String)>,
+    contents: Contents,
 }
 
 const CREATE: OFlags =
@@ -71,6 +74,7 @@ pub(crate) fn apply(
         opaque: BTreeSet::new(),
         unsettled: Vec::new(),
         notes: BTreeMap::new(),
+        contents: Contents::new(),
     };
     let mut entries = 0;
     while let Some(header) = archive.next()? {
@@ -83,7 +87,8 @@ pub(crate) fn apply(
     applier.hide_deleted()?;
     applier.finish_directories()?;
     let opaque = applier.opaque.contains(&EntryPath::default());
-    Ok(Applied { entries, opaque, unsettled: applier.unsettled, notes: notes(applier.notes) })
+    let Applier { unsettled, contents, .. } = applier;
+    Ok(Applied { entries, opaque, unsettled, notes: notes(applier.notes), contents })
 }
 
 fn notes(notes: BTreeMap<&'static str, (u64, String)>) -> Vec<String> {
@@ -253,6 +258,7 @@ impl Applier<'_> {
         let file = self.place(path, "create", |parent, name| {
             rustix::fs::openat(parent, name, CREATE, Mode::from_raw_mode(0o600))
         })?;
+        let mut content = flate2::Crc::new();
         loop {
             let bytes = archive.data()?;
             if bytes.is_empty() {
@@ -260,8 +266,10 @@ impl Applier<'_> {
             }
             let written = rustix::io::retry_on_intr(|| rustix::io::write(&file, bytes))
                 .map_err(|error| UnpackError::system(format!("write `{path}`"), error))?;
+            content.update(&bytes[..written]);
             archive.consume(written);
         }
+        self.contents.insert(inode(path, file.as_fd())?, content.sum());
         self.settle(path, file.as_fd(), &Meta::of(header))
     }
 
@@ -447,6 +455,8 @@ impl Applier<'_> {
                 let to = self.place(target, "create", |parent, name| {
                     rustix::fs::openat(parent, name, CREATE, Mode::from_raw_mode(0o600))
                 })?;
+                // A file that was replaced may have left it its inode.
+                self.contents.remove(&inode(target, to.as_fd())?);
                 let (mut from, mut to) = (std::fs::File::from(from), std::fs::File::from(to));
                 std::io::copy(&mut from, &mut to).map_err(|error| {
                     UnpackError::system(format!("copy `{target}` from the layer below"), error)
@@ -467,10 +477,11 @@ impl Applier<'_> {
 
     /// Writes the deletions in overlayfs's form.
     fn hide_deleted(&mut self) -> Result<(), UnpackError> {
-        for path in std::mem::take(&mut self.whiteouts) {
+        let deleted = std::mem::take(&mut self.whiteouts);
+        for path in deleted.clone() {
             let directory = path.directory();
-            // Below a directory that hides everything there is nothing left to delete.
-            if directory.and_above().any(|above| self.opaque.contains(&above)) {
+            // Below a directory that hides everything, or is deleted itself, there is nothing left to delete.
+            if directory.and_above().any(|above| self.opaque.contains(&above) || deleted.contains(&above)) {
                 continue;
             }
             match &self.lower {
@@ -555,6 +566,11 @@ impl Applier<'_> {
     }
 }
 
+fn inode(path: &EntryPath, file: BorrowedFd<'_>) -> Result<u64, UnpackError> {
+    let stat = rustix::fs::fstat(file);
+    stat.map(|stat| stat.st_ino).map_err(|error| UnpackError::system(format!("stat `{path}`"), error))
+}
+
 fn unmapped(path: &EntryPath, meta: &Meta, error: Errno) -> UnpackError {
     let action = match error {
         // user_namespaces(7): an id without a mapping cannot be given away.
@@ -578,7 +594,7 @@ fn below_directory(lower: &Lower, path: &EntryPath) -> Result<Option<Meta>, Unpa
 }
 
 /// All attributes but overlayfs's own. What cannot be read is not copied.
-fn read_xattrs(file: BorrowedFd<'_>) -> BTreeMap<Vec<u8>, Vec<u8>> {
+pub(crate) fn read_xattrs(file: BorrowedFd<'_>) -> BTreeMap<Vec<u8>, Vec<u8>> {
     let (mut names, mut value) = (vec![0_u8; 64 << 10], vec![0_u8; 64 << 10]);
     let length = rustix::fs::flistxattr(file, &mut names[..]).unwrap_or(0);
     let mut found = BTreeMap::new();

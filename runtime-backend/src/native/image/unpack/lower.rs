@@ -11,7 +11,7 @@ use std::path::PathBuf;
 /// The layers below, topmost first.
 pub(crate) struct Lower {
     layers: Vec<OwnedFd>,
-    opaque: &'static str,
+    userxattr: bool,
 }
 
 /// Something found in a lower layer: its directory there, and what it is.
@@ -38,7 +38,7 @@ impl Lower {
             )
         };
         let layers = lowest_first.iter().rev().map(open).collect::<Result<_, _>>()?;
-        Ok(Self { layers, opaque: opaque_name(userxattr) })
+        Ok(Self { layers, userxattr })
     }
 
     /// What the merged layers below have at `path`, not following symlinks.
@@ -74,6 +74,11 @@ impl Lower {
         }
     }
 
+    /// Whether overlayfs hides what lies below this directory.
+    pub(crate) fn is_opaque(&self, directory: BorrowedFd<'_>) -> bool {
+        is_opaque(directory, self.userxattr)
+    }
+
     fn step(&self, layer: BorrowedFd<'_>, path: &EntryPath) -> Result<Step, Errno> {
         let mut here = rustix::fs::openat(layer, c".", HANDLE, Mode::empty())?;
         let mut opaque = false;
@@ -94,18 +99,19 @@ impl Lower {
                 return Ok(Step::Hidden);
             }
             here = rustix::fs::openat(&here, name, HANDLE, Mode::empty())?;
-            opaque |= self.is_opaque(here.as_fd());
+            opaque |= is_opaque(here.as_fd(), self.userxattr);
         }
         Ok(Step::Silent)
     }
+}
 
-    fn is_opaque(&self, directory: BorrowedFd<'_>) -> bool {
-        // Attribute calls refuse O_PATH descriptors; this opens the same directory by its descriptor.
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let Ok(directory) = rustix::fs::openat(directory, c".", flags, Mode::empty()) else { return false };
-        let mut value = [0; 1];
-        matches!(rustix::fs::fgetxattr(&directory, self.opaque, &mut value), Ok(1) if value == *b"y")
-    }
+/// Whether a directory hides what lies below it.
+pub(crate) fn is_opaque(directory: BorrowedFd<'_>, userxattr: bool) -> bool {
+    // Attribute calls refuse O_PATH descriptors; this opens the same directory by its descriptor.
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let Ok(directory) = rustix::fs::openat(directory, c".", flags, Mode::empty()) else { return false };
+    let mut value = [0; 1];
+    matches!(rustix::fs::fgetxattr(&directory, opaque_name(userxattr), &mut value), Ok(1) if value == *b"y")
 }
 
 /// The attribute that hides what lies below a directory.

@@ -9,18 +9,25 @@ mod apply;
 mod error;
 mod limits;
 mod lower;
+mod merge;
 mod path;
 mod root;
 mod stream;
+mod sum;
 mod tar;
 
 pub use error::UnpackError;
 pub use limits::Limits;
 pub use root::Resolver;
+pub use sum::TreeSum;
 
-pub(crate) use error::shown;
 pub(crate) use lower::Lower;
+pub(crate) use merge::merge;
+pub(crate) use path::EntryPath;
 pub(crate) use stream::decompress;
+pub(crate) use tar::{Archive, Header, Kind};
+
+pub(crate) use sum::{Contents, sum};
 
 use crate::native::image::digest::Digest;
 use serde::{Deserialize, Serialize};
@@ -65,6 +72,8 @@ pub struct Unpacked {
     pub bytes: u64,
     /// Entries.
     pub entries: u64,
+    /// What the tree adds up to.
+    pub sum: TreeSum,
     /// Whether the layer hides everything below it. overlayfs has no sign for that on a layer's root: the layers below
     /// have to be left out.
     pub opaque: bool,
@@ -104,6 +113,8 @@ pub fn unpack(
     let (applied, diff_id, bytes) = decompress(input, &options.limits, |plain| {
         apply::apply(tar::Archive::new(plain, options.limits), target, options)
     })?;
-    let apply::Applied { entries, opaque, unsettled, notes } = applied;
-    Ok(Unpacked { diff_id, bytes, entries, opaque, unsettled, notes })
+    let apply::Applied { entries, opaque, unsettled, notes, contents } = applied;
+    let sum = sum(target, options.owners, &contents)
+        .map_err(|error| UnpackError::system("add up the unpacked tree", error))?;
+    Ok(Unpacked { diff_id, bytes, entries, sum, opaque, unsettled, notes })
 }

@@ -8,8 +8,9 @@
 
 use super::error::UnpackError;
 use super::limits::Limits;
+use crate::image_files::blob::inflated;
 use crate::native::image::digest::{Digest, Hasher};
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, Read};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -98,7 +99,8 @@ fn inflate(
     to_apply: &SyncSender<Result<Chunk, UnpackError>>,
 ) -> Result<(), UnpackError> {
     let consumed = std::cell::Cell::new(0_u64);
-    let mut decoder = decoder(Counting { input, bytes: &consumed })?;
+    let input = Counting { input, bytes: &consumed };
+    let mut decoder = inflated(input).map_err(|error| UnpackError::system("read the layer", error))?;
     let mut total = 0_u64;
     while !given_up.load(Ordering::Relaxed) {
         let mut buffer = spare.take();
@@ -122,20 +124,6 @@ fn inflate(
         }
     }
     Ok(())
-}
-
-/// Chooses by the first bytes, not by the media type: that is how every other implementation does it.
-fn decoder<'a>(input: impl Read + 'a) -> Result<Box<dyn Read + 'a>, UnpackError> {
-    let mut input = BufReader::with_capacity(CHUNK, input);
-    let magic = input.fill_buf().map_err(|error| UnpackError::system("read the layer", error))?;
-    Ok(match magic {
-        [0x1f, 0x8b, ..] => Box::new(flate2::bufread::MultiGzDecoder::new(input)),
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => Box::new(
-            zstd::stream::read::Decoder::with_buffer(input)
-                .map_err(|error| UnpackError::Compression { reason: error.to_string() })?,
-        ),
-        _ => Box::new(input),
-    })
 }
 
 fn fill(input: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {

@@ -57,6 +57,12 @@ struct Pending {
     long_link: Option<Vec<u8>>,
 }
 
+impl Pending {
+    fn is_empty(&self) -> bool {
+        self.pax.is_none() && self.long_name.is_none() && self.long_link.is_none()
+    }
+}
+
 impl<'a> Archive<'a> {
     pub(crate) fn new(input: &'a mut Plain, limits: Limits) -> Self {
         Self { input, limits, offset: 0, data: 0, padding: 0 }
@@ -68,13 +74,17 @@ impl<'a> Archive<'a> {
         loop {
             self.skip_rest()?;
             let Some(block) = self.header_block()? else {
-                if pending.pax.is_some() || pending.long_name.is_some() || pending.long_link.is_some() {
+                if !pending.is_empty() {
                     return Err(self.broken("it ends after an extended header"));
                 }
                 return Ok(None);
             };
             match block[156] {
                 b'x' => pending.pax = Some(self.pax(&block)?),
+                // Go forgets what stands before a global header, GNU tar keeps it.
+                b'g' if !pending.is_empty() => {
+                    return Err(self.broken("an extended header stands before a global header"));
+                }
                 b'g' => self.global(&block)?,
                 b'L' => pending.long_name = Some(self.long_name(&block)?),
                 b'K' => pending.long_link = Some(self.long_name(&block)?),
@@ -246,6 +256,13 @@ impl<'a> Archive<'a> {
         if size > self.limits.bytes {
             return Err(UnpackError::limit("bytes in one entry", self.limits.bytes));
         }
+        if kind == Kind::Directory && block[156] == 0 && size > 0 {
+            // Some readers skip such data, some read it as entries.
+            return Err(UnpackError::refused(
+                &path,
+                "it is a directory with data, in the form of before 1988",
+            ));
+        }
         // As Go: the size of what has no data is ignored.
         let size = if kind == Kind::File { size } else { 0 };
         self.frame(size);
@@ -283,9 +300,10 @@ impl<'a> Archive<'a> {
 
     fn kind(&self, flag: u8, path: &[u8]) -> Result<Kind, UnpackError> {
         Ok(match flag {
-            // Archives older than ustar mark directories by a slash.
-            0 | b'0' if path.ends_with(b"/") => Kind::Directory,
-            0 | b'0' | b'7' => Kind::File,
+            // Archives older than ustar, and only those, mark directories by a slash: as Go, whose readers would take the
+            // data of such a file for data.
+            0 if path.ends_with(b"/") => Kind::Directory,
+            0 | b'0' => Kind::File,
             b'1' => Kind::HardLink,
             b'2' => Kind::Symlink,
             b'3' => Kind::CharDevice,
@@ -329,15 +347,19 @@ impl<'a> Archive<'a> {
     }
 
     fn device(&self, block: &[u8; BLOCK], kind: Kind) -> Result<(u32, u32), UnpackError> {
+        // Archives older than ustar have no such fields.
+        if &block[257..262] != b"ustar" {
+            return Ok((0, 0));
+        }
+        // As Go: they have to be numbers in every entry.
+        let numbers =
+            (self.number(block, 329..337, "device number")?, self.number(block, 337..345, "device number")?);
         if !matches!(kind, Kind::CharDevice | Kind::BlockDevice) {
             return Ok((0, 0));
         }
-        let part = |field, name| {
-            let number = self.number(block, field, name)?;
-            u32::try_from(number)
-                .map_err(|_range| self.broken(format!("a device's {name} number is out of range")))
-        };
-        Ok((part(329..337, "major")?, part(337..345, "minor")?))
+        let part =
+            |number| u32::try_from(number).map_err(|_range| self.broken("a device's number is out of range"));
+        Ok((part(numbers.0)?, part(numbers.1)?))
     }
 }
 
@@ -366,9 +388,17 @@ fn name_field(block: &[u8; BLOCK]) -> Vec<u8> {
     let prefix = match (&block[257..263], &block[508..512]) {
         (b"ustar\0", b"tar\0") => text(&block[345..476]),
         (b"ustar\0", _) => text(&block[345..500]),
+        (b"ustar ", _) if &block[263..265] == b" \0" => prefix_instead_of_times(block),
         _ => b"",
     };
     if prefix.is_empty() { name.to_vec() } else { [prefix, b"/", name].concat() }
+}
+
+/// Go wrote a prefix behind GNU's magic before 1.8, and so did Docker. Its readers take for one what is no time.
+fn prefix_instead_of_times(block: &[u8; BLOCK]) -> &[u8] {
+    let is_time = |field: &[u8]| field[0] == 0 || number(field).is_some();
+    let prefix = text(&block[345..500]);
+    if prefix.is_ascii() && !(is_time(&block[345..357]) && is_time(&block[357..369])) { prefix } else { b"" }
 }
 
 /// Octal digits, or base 256 if the first bit is set (GNU), in two's complement.
@@ -402,8 +432,8 @@ fn pax_records(mut bytes: &[u8]) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, String> {
         let record = &bytes[space + 1..length - 1];
         let equals = record.iter().position(|byte| *byte == b'=').ok_or_else(wrong)?;
         let (key, value) = (&record[..equals], &record[equals + 1..]);
-        if key.is_empty() || key.contains(&0) || (matches!(key, b"path" | b"linkpath") && value.contains(&0))
-        {
+        let is_name = matches!(key, b"path" | b"linkpath" | b"uname" | b"gname");
+        if key.is_empty() || key.contains(&0) || (is_name && value.contains(&0)) {
             return Err("an extended header's record has a NUL byte or no name".to_owned());
         }
         records.insert(key.to_vec(), value.to_vec());

@@ -1,13 +1,20 @@
 //! The documents that describe an image: index, manifest, descriptors. OCI's and Docker's forms are read alike.
 
 use super::digest::Digest;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use shakedown_spec::Platform;
 use std::collections::BTreeMap;
-use std::fmt;
 
 /// The most that is read of a manifest, an index or a configuration from anywhere; containers/image and containerd have
 /// the same bound (CVE-2020-1702).
 pub(crate) const LARGEST_DOCUMENT: u64 = 4 << 20;
+
+/// The type of an image's configuration.
+pub(crate) const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+/// The type of a manifest.
+pub(crate) const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+/// The type of a layer that is not compressed.
+pub(crate) const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 
 /// What a registry is asked for.
 pub(crate) const ACCEPTED: &str = "application/vnd.oci.image.index.v1+json, \
@@ -15,24 +22,29 @@ pub(crate) const ACCEPTED: &str = "application/vnd.oci.image.index.v1+json, \
     application/vnd.docker.distribution.manifest.v2+json";
 
 /// A reference to a blob: digest and size, both checked.
-#[derive(Clone, Debug)]
-pub(crate) struct Descriptor {
-    pub(crate) media_type: String,
-    pub(crate) digest: Digest,
-    pub(crate) size: u64,
-    pub(crate) platform: Option<Platform>,
-    pub(crate) annotations: BTreeMap<String, String>,
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Descriptor {
+    /// What the blob is.
+    pub media_type: String,
+    /// Of the blob's bytes.
+    pub digest: Digest,
+    /// Bytes.
+    pub size: u64,
+    /// In an index: what the image runs on.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "as_object")]
+    pub platform: Option<Platform>,
+    /// What its writer says about it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
 }
 
-/// What a manifest is for.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-pub(crate) struct Platform {
-    #[serde(default)]
-    pub(crate) architecture: String,
-    #[serde(default)]
-    pub(crate) os: String,
-    #[serde(default)]
-    pub(crate) variant: Option<String>,
+impl Descriptor {
+    /// A descriptor that says nothing but what the blob is.
+    #[must_use]
+    pub fn new(media_type: &str, digest: Digest, size: u64) -> Self {
+        Self { media_type: media_type.to_owned(), digest, size, platform: None, annotations: BTreeMap::new() }
+    }
 }
 
 /// One of the two kinds of document.
@@ -71,9 +83,43 @@ struct RawDescriptor {
     digest: String,
     size: i64,
     #[serde(default)]
-    platform: Option<Platform>,
+    platform: Option<RawPlatform>,
     #[serde(default)]
     annotations: Option<BTreeMap<String, String>>,
+}
+
+#[derive(Deserialize, Serialize)]
+struct RawPlatform {
+    #[serde(default)]
+    architecture: String,
+    #[serde(default)]
+    os: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    variant: Option<String>,
+}
+
+impl From<RawPlatform> for Platform {
+    fn from(raw: RawPlatform) -> Self {
+        Self::new(&raw.os, &raw.architecture, raw.variant.as_deref())
+    }
+}
+
+/// A platform as the documents have it: everywhere else it is a text.
+mod as_object {
+    use super::{Deserialize, Deserializer, Platform, RawPlatform, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(platform: &Option<Platform>, out: S) -> Result<S::Ok, S::Error> {
+        let raw = platform.clone().map(|Platform { os, architecture, variant }| RawPlatform {
+            architecture,
+            os,
+            variant,
+        });
+        raw.serialize(out)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Platform>, D::Error> {
+        Ok(Option::<RawPlatform>::deserialize(input)?.map(Platform::from))
+    }
 }
 
 impl Document {
@@ -121,6 +167,7 @@ impl RawDescriptor {
         let Self { media_type, digest, size, platform, annotations } = self;
         let digest = digest.parse()?;
         let size = u64::try_from(size).map_err(|_negative| format!("the size of {digest} is negative"))?;
+        let platform = platform.map(Platform::from);
         Ok(Descriptor { media_type, digest, size, platform, annotations: annotations.unwrap_or_default() })
     }
 }
@@ -163,39 +210,17 @@ fn is_layer(media_type: &str) -> bool {
         || matches!(media_type, "application/vnd.docker.image.rootfs.diff.tar")
 }
 
-impl Platform {
-    /// This machine's, in the names of Go.
-    pub(crate) fn here() -> Self {
-        let architecture = match std::env::consts::ARCH {
-            "x86_64" => "amd64",
-            "aarch64" => "arm64",
-            "x86" => "386",
-            "powerpc64" => "ppc64le",
-            "loongarch64" => "loong64",
-            other => other,
-        };
-        Self { architecture: architecture.to_owned(), os: "linux".to_owned(), variant: None }
-    }
-
-    /// Whether an image for `other` runs on a machine of this kind. Variants are levels (`v8` of arm64): the first one
-    /// offered is the one its publisher means.
-    fn runs(&self, other: &Self) -> bool {
-        self.os == other.os && self.architecture == other.architecture
-    }
-}
-
-impl fmt::Display for Platform {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.os, self.architecture)?;
-        self.variant.as_ref().map_or(Ok(()), |variant| write!(f, "/{variant}"))
-    }
-}
-
-/// The entry of an index for this machine. An index with a single entry that names no platform means that one.
+/// The entry of an index that fits a machine best. An index with a single entry that names no platform means that one.
 /// The error lists the platforms that are there.
-pub(crate) fn choose<'a>(entries: &'a [Descriptor], here: &Platform) -> Result<&'a Descriptor, Vec<String>> {
-    let fits = |entry: &&Descriptor| entry.platform.as_ref().is_some_and(|platform| here.runs(platform));
-    if let Some(entry) = entries.iter().find(fits) {
+pub(crate) fn choose<'a>(
+    entries: &'a [Descriptor],
+    wanted: &Platform,
+) -> Result<&'a Descriptor, Vec<String>> {
+    let fit = |entry: &Descriptor| entry.platform.as_ref().and_then(|platform| wanted.fit(platform));
+    // Of several that fit alike, the first is the one its publisher means.
+    if let Some((_, entry)) =
+        entries.iter().filter_map(|entry| Some((fit(entry)?, entry))).min_by_key(|(fit, _)| *fit)
+    {
         return Ok(entry);
     }
     let unnamed: Vec<_> = entries.iter().filter(|entry| entry.platform.is_none()).collect();
@@ -256,23 +281,21 @@ mod tests {
     /// The right architecture is chosen, and the others are named if there is none.
     #[test]
     fn the_platform_is_chosen() {
-        let entry = |architecture: &str| {
-            let platform = Platform {
-                architecture: architecture.into(),
-                os: "linux".into(),
-                variant: Some("v8".into()),
-            };
-            let digest = Digest::of(architecture.as_bytes());
+        let entry = |platform: &str| {
+            let digest = Digest::of(platform.as_bytes());
             let (media_type, annotations) = (String::new(), BTreeMap::new());
-            Descriptor { media_type, digest, size: 1, platform: Some(platform), annotations }
+            Descriptor { media_type, digest, size: 1, platform: Some(platform.parse().unwrap()), annotations }
         };
-        let entries = [entry("arm64"), entry("amd64")];
-        let here = |architecture: &str| Platform {
-            architecture: architecture.into(),
-            os: "linux".into(),
-            variant: None,
+        let entries =
+            ["linux/arm/v5", "linux/arm/v7", "linux/386", "linux/amd64", "unknown/unknown"].map(entry);
+        let chosen = |wanted: &str| {
+            choose(&entries, &wanted.parse().unwrap())
+                .map(|entry| entry.platform.as_ref().unwrap().to_string())
         };
-        assert_eq!(choose(&entries, &here("amd64")).unwrap().digest, Digest::of(b"amd64"));
-        assert_eq!(choose(&entries, &here("s390x")).unwrap_err(), ["linux/arm64/v8", "linux/amd64/v8"]);
+        assert_eq!(chosen("linux/amd64"), Ok("linux/amd64".to_owned()));
+        assert_eq!(chosen("linux/arm/v8"), Ok("linux/arm/v7".to_owned()));
+        assert_eq!(chosen("linux/arm/v6"), Ok("linux/arm/v5".to_owned()));
+        let there = ["linux/arm/v5", "linux/arm/v7", "linux/386", "linux/amd64"];
+        assert_eq!(chosen("linux/s390x").unwrap_err(), there);
     }
 }

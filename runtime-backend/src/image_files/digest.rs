@@ -78,6 +78,12 @@ impl From<Digest> for String {
     }
 }
 
+impl fmt::Debug for Hasher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hasher").finish_non_exhaustive()
+    }
+}
+
 impl Hasher {
     pub(crate) fn new() -> Self {
         Self(ring::digest::Context::new(&ring::digest::SHA256))

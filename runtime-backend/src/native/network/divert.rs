@@ -1,0 +1,301 @@
+//! What leaves a network namespace comes to sockets of the keeper: no interface, route or rule of the host is touched.
+//!
+//! ```text
+//! container ──SYN────────► rule: log, drop ──► log socket ──► keeper connects to the outside
+//!           ◄─RST, ICMP───────── raw socket ◄── it could not
+//!           ──SYN──┐ ◄── raw socket, marked ◄── it could: the connection is let through
+//!                  └────► rule: tproxy ──────► listener: the container's end of the connection
+//!           ──UDP───────► rule: tproxy ──────► datagram socket ──► keeper
+//!           ◄─UDP────────────── raw socket ◄────────────────────── answers
+//! ```
+//!
+//! Connecting first and letting the container's SYN through afterwards means that a container sees what it would see on a
+//! routed network: a refusal is a refusal, and a connection is there when the other side has accepted it.
+
+use super::addresses::{HOST, LONE};
+use super::netlink::{Message, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, Netlink};
+use crate::native::sys::{CallError, Called};
+use nix::sys::socket::{SetSockOpt, setsockopt, sockopt};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrV4, SocketFlags, SocketType, ipproto, socket_with};
+use std::os::fd::{AsFd, OwnedFd};
+
+/// Where diverted connections arrive.
+const ENTRANCE: SocketAddrV4 = SocketAddrV4::new(HOST, 1);
+/// The mark of packets that are let through.
+const MARK: u32 = 0x5348_414b;
+/// The group of the log socket; it is the namespace's own.
+const LOG_GROUP: u16 = 1;
+const TABLE: &str = "shakedown";
+const CHAIN: &str = "outbound";
+
+/// From which packets of a namespace its own ones are told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// A container's own namespace, with nothing but its loopback interface: by their addresses.
+    Alone,
+    /// The session's, with the bridges: by the routes to them.
+    Bridges,
+}
+
+/// The sockets to which a namespace's way out leads, in the order in which they travel.
+pub(crate) type Exits = [OwnedFd; 4];
+
+/// Diverts what leaves the current network namespace. The sockets are, in this order: listener, datagrams, log, raw.
+pub(crate) fn divert(place: Place) -> Result<Exits, CallError> {
+    let listener = transparent(SocketType::STREAM)?;
+    rustix::net::listen(&listener, 1024).call(|| "listen()".to_owned())?;
+    let datagrams = transparent(SocketType::DGRAM)?;
+    set(&datagrams, sockopt::Ipv4OrigDstAddr, &true, "IP_RECVORIGDSTADDR")?;
+    let raw = open(SocketType::RAW, Some(ipproto::RAW), "SOCK_RAW, IPPROTO_RAW")?;
+    set(&raw, sockopt::Mark, &MARK, "SO_MARK")?;
+    let log = log_socket()?;
+    let filter = Netlink::open_filter()?;
+    filter.send(rules(place), || "NFT_MSG_NEWRULE … tproxy".to_owned())?;
+    let source = (place == Place::Alone).then_some(LONE);
+    Netlink::open()?.add_local_default(source)?;
+    Ok([listener, datagrams, log, raw])
+}
+
+fn open(kind: SocketType, protocol: Option<rustix::net::Protocol>, text: &str) -> Result<OwnedFd, CallError> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    socket_with(AddressFamily::INET, kind, flags, protocol).call(|| format!("socket(AF_INET, {text})"))
+}
+
+/// A socket that is given connections and datagrams to any address.
+fn transparent(kind: SocketType) -> Result<OwnedFd, CallError> {
+    let socket = open(kind, None, "…")?;
+    set(&socket, sockopt::IpTransparent, &true, "IP_TRANSPARENT")?;
+    rustix::net::bind(&socket, &ENTRANCE).call(|| format!("bind({ENTRANCE})"))?;
+    Ok(socket)
+}
+
+fn set<O: SetSockOpt>(socket: &OwnedFd, option: O, value: &O::Val, name: &str) -> Result<(), CallError> {
+    setsockopt(socket, option, value)
+        .map_err(|errno| Errno::from_raw_os_error(errno as i32))
+        .call(|| format!("setsockopt({name})"))
+}
+
+/// A socket that is told the packets of its group, whole.
+fn log_socket() -> Result<OwnedFd, CallError> {
+    // linux/netfilter/nfnetlink_log.h
+    const NFULNL_MSG_CONFIG: u16 = 4 << 8 | 1;
+    const NFULA_CFG_CMD: u16 = 1;
+    const NFULA_CFG_MODE: u16 = 2;
+    const NFULNL_CFG_CMD_BIND: u8 = 1;
+    const NFULNL_COPY_PACKET: u8 = 2;
+    let log = Netlink::open_filter()?;
+    let mut message = Message::unanswered(NFULNL_MSG_CONFIG, NLM_F_ACK);
+    message.bytes.extend([0, 0]);
+    message.bytes.extend(LOG_GROUP.to_be_bytes());
+    message.attribute(NFULA_CFG_CMD, &[NFULNL_CFG_CMD_BIND]);
+    let [a, b, c, d] = 0xffff_u32.to_be_bytes();
+    message.attribute(NFULA_CFG_MODE, &[a, b, c, d, NFULNL_COPY_PACKET, 0]);
+    log.send(message.finish(), || format!("NFULNL_CFG_CMD_BIND {LOG_GROUP}"))?;
+    let log = log.into_socket();
+    rustix::io::ioctl_fionbio(&log, true).call(|| "ioctl(FIONBIO)".to_owned())?;
+    rustix::net::sockopt::set_socket_recv_buffer_size(log.as_fd(), 1 << 20)
+        .call(|| "setsockopt(SO_RCVBUF)".to_owned())?;
+    Ok(log)
+}
+
+// linux/netfilter/nf_tables.h, linux/netfilter/nfnetlink.h
+const BATCH_BEGIN: u16 = 0x10;
+const BATCH_END: u16 = 0x11;
+const SUBSYSTEM: u16 = 10;
+const NEW_TABLE: u16 = SUBSYSTEM << 8;
+const NEW_CHAIN: u16 = SUBSYSTEM << 8 | 3;
+const NEW_RULE: u16 = SUBSYSTEM << 8 | 6;
+const NESTED: u16 = 0x8000;
+const VERDICT: u32 = 0;
+const VALUE: u32 = 1;
+const SECOND_VALUE: u32 = 2;
+const DROP: u32 = 0;
+const ACCEPT: u32 = 1;
+const EQUAL: u32 = 0;
+const NOT_EQUAL: u32 = 1;
+const NETWORK_HEADER: u32 = 1;
+const TRANSPORT_HEADER: u32 = 2;
+
+/// ```text
+/// chain outbound { type filter hook prerouting priority mangle
+///   ip daddr 127.0.0.0/8 accept; ip daddr 10.88.0.2 accept      # alone
+///   fib daddr type != local accept                              # bridges
+///   icmp type echo-request drop    # else this namespace would answer in the name of the whole world
+///   mark != ours, tcp flags & (fin|syn|rst|ack) == syn, log group 1 queue-threshold 1, drop
+///   tcp tproxy to 10.88.0.1:1; udp tproxy to 10.88.0.1:1
+/// }
+/// ```
+fn rules(place: Place) -> Vec<u8> {
+    let mut batch = header(BATCH_BEGIN, 0, 0, SUBSYSTEM).finish();
+    let mut table = filter_message(NEW_TABLE, NLM_F_CREATE);
+    table.text(1, TABLE);
+    batch.extend(table.finish());
+    batch.extend(chain().finish());
+    match place {
+        Place::Alone => {
+            batch.extend(rule(|rule| {
+                rule.payload(NETWORK_HEADER, 16, 4).masked(&[255, 0, 0, 0]).compare(EQUAL, &[127, 0, 0, 0]);
+                rule.verdict(ACCEPT);
+            }));
+            batch.extend(rule(|rule| {
+                rule.payload(NETWORK_HEADER, 16, 4).compare(EQUAL, &LONE.octets()).verdict(ACCEPT);
+            }));
+        }
+        Place::Bridges => batch.extend(rule(|rule| {
+            const RTN_LOCAL: u32 = 2;
+            rule.address_type().compare(NOT_EQUAL, &RTN_LOCAL.to_ne_bytes()).verdict(ACCEPT);
+        })),
+    }
+    batch.extend(rule(|rule| {
+        const ECHO_REQUEST: u8 = 8;
+        rule.protocol(libc::IPPROTO_ICMP).payload(TRANSPORT_HEADER, 0, 1).compare(EQUAL, &[ECHO_REQUEST]);
+        rule.verdict(DROP);
+    }));
+    batch.extend(rule(|rule| {
+        const FLAGS: u8 = 0x17;
+        const SYN: u8 = 0x02;
+        rule.mark().compare(NOT_EQUAL, &MARK.to_ne_bytes());
+        rule.protocol(libc::IPPROTO_TCP);
+        rule.payload(TRANSPORT_HEADER, 13, 1).masked(&[FLAGS]).compare(EQUAL, &[SYN]);
+        rule.log().verdict(DROP);
+    }));
+    batch.extend(rule(|rule| {
+        rule.protocol(libc::IPPROTO_TCP).divert();
+    }));
+    // The end of a batch is not answered before Linux 6.10, so its last rule is.
+    batch.extend(rule_with(NLM_F_ACK, |rule| {
+        rule.protocol(libc::IPPROTO_UDP).divert();
+    }));
+    batch.extend(header(BATCH_END, 0, 0, SUBSYSTEM).finish());
+    batch
+}
+
+/// struct nfgenmsg: family, version, resource
+fn header(kind: u16, flags: u16, family: u8, resource: u16) -> Message {
+    let mut message = Message::unanswered(kind, flags);
+    message.bytes.extend([family, 0]);
+    message.bytes.extend(resource.to_be_bytes());
+    message
+}
+
+fn filter_message(kind: u16, flags: u16) -> Message {
+    header(kind, flags, AddressFamily::INET.as_raw() as u8, 0)
+}
+
+fn chain() -> Message {
+    const PREROUTING: u32 = 0;
+    const MANGLE: i32 = -150;
+    let mut chain = filter_message(NEW_CHAIN, NLM_F_CREATE);
+    chain.text(1, TABLE);
+    chain.text(3, CHAIN);
+    chain.nested(4 | NESTED, |hook| {
+        hook.attribute(1, &PREROUTING.to_be_bytes());
+        hook.attribute(2, &MANGLE.to_be_bytes());
+    });
+    chain.text(7, "filter");
+    chain
+}
+
+fn rule(fill: impl FnOnce(&mut Rule<'_>)) -> Vec<u8> {
+    rule_with(0, fill)
+}
+
+fn rule_with(flags: u16, fill: impl FnOnce(&mut Rule<'_>)) -> Vec<u8> {
+    let mut message = filter_message(NEW_RULE, flags | NLM_F_CREATE | NLM_F_APPEND);
+    message.text(1, TABLE);
+    message.text(2, CHAIN);
+    message.nested(4 | NESTED, |expressions| fill(&mut Rule { expressions }));
+    message.finish()
+}
+
+/// The expressions of a rule. Each loads a value into a register, or acts on the one that was loaded last.
+struct Rule<'a> {
+    expressions: &'a mut Message,
+}
+
+impl Rule<'_> {
+    fn expression(&mut self, name: &str, fill: impl FnOnce(&mut Message)) -> &mut Self {
+        self.expressions.nested(1 | NESTED, |element| {
+            element.text(1, name);
+            element.nested(2 | NESTED, fill);
+        });
+        self
+    }
+
+    fn payload(&mut self, base: u32, offset: u32, length: u32) -> &mut Self {
+        self.expression("payload", |data| numbers(data, &[(1, VALUE), (2, base), (3, offset), (4, length)]))
+    }
+
+    fn masked(&mut self, mask: &[u8]) -> &mut Self {
+        let length = mask.len() as u32;
+        self.expression("bitwise", |data| {
+            numbers(data, &[(1, VALUE), (2, VALUE), (3, length)]);
+            data.nested(4 | NESTED, |value| value.attribute(1, mask));
+            data.nested(5 | NESTED, |value| value.attribute(1, &vec![0; mask.len()]));
+        })
+    }
+
+    fn compare(&mut self, operation: u32, with: &[u8]) -> &mut Self {
+        self.expression("cmp", |data| {
+            numbers(data, &[(1, VALUE), (2, operation)]);
+            data.nested(3 | NESTED, |value| value.attribute(1, with));
+        })
+    }
+
+    fn meta(&mut self, key: u32) -> &mut Self {
+        self.expression("meta", |data| numbers(data, &[(1, VALUE), (2, key)]))
+    }
+
+    fn mark(&mut self) -> &mut Self {
+        self.meta(3)
+    }
+
+    fn protocol(&mut self, protocol: i32) -> &mut Self {
+        self.meta(16).compare(EQUAL, &[protocol as u8])
+    }
+
+    /// The kind of route that leads to the destination.
+    fn address_type(&mut self) -> &mut Self {
+        const TYPE: u32 = 3;
+        const DESTINATION: u32 = 2;
+        self.expression("fib", |data| numbers(data, &[(1, VALUE), (2, TYPE), (3, DESTINATION)]))
+    }
+
+    fn log(&mut self) -> &mut Self {
+        self.expression("log", |data| {
+            data.attribute(1, &LOG_GROUP.to_be_bytes());
+            // Told at once, not by the hundred.
+            data.attribute(4, &1_u16.to_be_bytes());
+        })
+    }
+
+    fn immediate(&mut self, register: u32, value: &[u8]) -> &mut Self {
+        self.expression("immediate", |data| {
+            numbers(data, &[(1, register)]);
+            data.nested(2 | NESTED, |inner| inner.attribute(1, value));
+        })
+    }
+
+    fn verdict(&mut self, code: u32) -> &mut Self {
+        self.expression("immediate", |data| {
+            numbers(data, &[(1, VERDICT)]);
+            data.nested(2 | NESTED, |inner| {
+                inner.nested(2 | NESTED, |verdict| numbers(verdict, &[(1, code)]));
+            });
+        })
+    }
+
+    fn divert(&mut self) -> &mut Self {
+        self.immediate(VALUE, &ENTRANCE.ip().octets());
+        self.immediate(SECOND_VALUE, &ENTRANCE.port().to_be_bytes());
+        let family = u32::from(AddressFamily::INET.as_raw());
+        self.expression("tproxy", |data| numbers(data, &[(1, family), (2, VALUE), (3, SECOND_VALUE)]))
+    }
+}
+
+fn numbers(data: &mut Message, list: &[(u16, u32)]) {
+    for (kind, number) in list {
+        data.attribute(*kind, &number.to_be_bytes());
+    }
+}

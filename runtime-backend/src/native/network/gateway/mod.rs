@@ -1,0 +1,165 @@
+//! The way from a container to the outside: the keeper connects in its name.
+//!
+//! The launcher diverts what leaves a namespace to sockets (`divert`); this is what is behind them. A container that is on
+//! no network has a gateway of its own, the networks of a session have one together.
+
+mod packet;
+mod sockets;
+mod tcp;
+mod udp;
+
+use super::addresses::HOST;
+use packet::Flow;
+use sockets::Sockets;
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::task::JoinSet;
+
+/// What a container may reach.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Permit {
+    /// Whether services of the host are reached at [`HOST`].
+    pub(crate) host: bool,
+    /// The resolver behind [`HOST`].
+    pub(crate) resolver: Option<IpAddr>,
+}
+
+impl Permit {
+    /// Where a flow really goes, if it may.
+    fn destination(&self, Flow { client, target }: Flow) -> Option<SocketAddr> {
+        const DNS: u16 = 53;
+        let address = *target.ip();
+        // Programs that look for the host take the gateway of their default route for it.
+        let [a, b, c, _] = client.ip().octets();
+        if address == HOST || address == Ipv4Addr::new(a, b, c, 1) {
+            let resolver = self.resolver.filter(|_| target.port() == DNS);
+            let services = self.host.then_some(IpAddr::V4(Ipv4Addr::LOCALHOST));
+            return resolver.or(services).map(|address| SocketAddr::new(address, target.port()));
+        }
+        // 0.0.0.0 and 127.0.0.0/8 are the host's own as seen from here.
+        let own = address.is_loopback() || address.is_unspecified();
+        // Link-local addresses are no container's neighbours. The metadata service of clouds is among them: it gives the
+        // machine's rights to whoever asks from the machine.
+        let near = own || address.is_link_local() || address.is_multicast() || address.is_broadcast();
+        (!near).then_some(target.into())
+    }
+}
+
+/// Connects containers with the outside until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Gateway {
+    shared: Arc<Shared>,
+    _tasks: JoinSet<()>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    sockets: Sockets,
+    clients: Mutex<HashMap<Ipv4Addr, Client>>,
+    most: Most,
+    /// Where datagrams are read into, one after the other: a buffer for each exchange would be 64 MiB for a container.
+    buffer: Mutex<Vec<u8>>,
+}
+
+/// How much a container may have at once: what one takes, the others of the session lack.
+#[derive(Clone, Copy, Debug)]
+struct Most {
+    /// Connections, those that are being made among them.
+    connections: usize,
+    /// Exchanges of datagrams.
+    exchanges: usize,
+}
+
+impl Default for Most {
+    fn default() -> Self {
+        Self { connections: 4096, exchanges: 1024 }
+    }
+}
+
+/// A container. What is carried for it ends when it is dropped.
+#[derive(Debug, Default)]
+struct Client {
+    permit: Permit,
+    /// What carries connections.
+    carried: JoinSet<()>,
+    connections: HashMap<Flow, tcp::Connecting>,
+    /// What waits for answers.
+    waiting: JoinSet<()>,
+    exchanges: HashMap<Flow, udp::Exchange>,
+}
+
+impl Gateway {
+    /// Serves the sockets of a diverted namespace; must be called within a tokio runtime.
+    pub(crate) fn serve(exits: Vec<OwnedFd>) -> io::Result<Self> {
+        let (listener, datagrams, log, sockets) = sockets::take(exits)?;
+        let shared = Arc::new(Shared::new(sockets, Most::default()));
+        let mut tasks = JoinSet::new();
+        tasks.spawn(tcp::requests(Arc::clone(&shared), log));
+        tasks.spawn(tcp::connections(Arc::clone(&shared), listener));
+        tasks.spawn(udp::datagrams(Arc::clone(&shared), datagrams));
+        Ok(Self { shared, _tasks: tasks })
+    }
+
+    /// Lets the container at this address out.
+    pub(crate) fn admit(&self, address: Ipv4Addr, permit: Permit) {
+        self.shared.clients().insert(address, Client { permit, ..Client::default() });
+    }
+
+    /// Ends everything that is carried for the container at this address.
+    pub(crate) fn dismiss(&self, address: Ipv4Addr) {
+        self.shared.clients().remove(&address);
+    }
+}
+
+impl Shared {
+    fn new(sockets: Sockets, most: Most) -> Self {
+        Self { sockets, clients: Mutex::default(), most, buffer: Mutex::new(vec![0; udp::LARGEST]) }
+    }
+
+    fn clients(&self) -> MutexGuard<'_, HashMap<Ipv4Addr, Client>> {
+        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Takes those out that are done.
+fn clear(tasks: &mut JoinSet<()>) {
+    while tasks.try_join_next().is_some() {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn leads(permit: &Permit, target: &str, expected: Option<&str>) {
+        let client = "10.128.3.2:40000".parse().unwrap();
+        let destination = permit.destination(Flow { client, target: target.parse().unwrap() });
+        assert_eq!(destination, expected.map(|address| address.parse().unwrap()), "{target}");
+    }
+
+    /// A container reaches the host's own services only if it asked for them.
+    #[test]
+    fn the_host_is_reached_by_those_who_asked() {
+        let resolver = Some("127.0.0.53".parse().unwrap());
+        let ordinary = Permit { host: false, resolver };
+        leads(&ordinary, "192.0.2.7:443", Some("192.0.2.7:443"));
+        leads(&ordinary, "10.88.0.1:53", Some("127.0.0.53:53"));
+        for closed in [
+            "10.88.0.1:5432",
+            "10.128.3.1:5432",
+            "127.0.0.1:5432",
+            "0.0.0.0:5432",
+            "224.0.0.251:5353",
+            "169.254.169.254:80",
+        ] {
+            leads(&ordinary, closed, None);
+        }
+        for host in ["10.88.0.1:5432", "10.128.3.1:5432"] {
+            leads(&Permit { host: true, resolver }, host, Some("127.0.0.1:5432"));
+        }
+        leads(&Permit { host: true, resolver: None }, "10.88.0.1:53", Some("127.0.0.1:53"));
+    }
+}
