@@ -4,6 +4,7 @@
 //! POST   /v1/leases                  Lease            → 200, one line LeaseGranted, then open until the client goes
 //! DELETE /v1/leases/{id}                              → 204 (answers when nothing of the lease is left)
 //! GET    /v1/info                                     → 200 Info
+//! POST   /v1/builds                  BuildBody        → 200, lines of BuildLine; the last is no event
 //! GET    /v1/containers                               → 200 [ContainerState]
 //! POST   /v1/containers              Start            → 201 Started        (returns when the container is ready)
 //! GET    /v1/containers/{id}                          → 200 ContainerState
@@ -15,6 +16,16 @@
 //! POST   /v1/containers/{id}/exec    ExecBody         → 200 ExecResult
 //! PUT    /v1/containers/{id}/files?path=DIR   tar     → 204
 //! GET    /v1/containers/{id}/files?path=PATH          → 200 tar
+//! GET    /v1/session/references                       → 200 [String]       (images that containers were started from)
+//! POST   /v1/containers/{id}/commit  NewImage         → 201 Image          (of what was written to it so far)
+//! GET    /v1/images                                   → 200 [ListedImage]
+//! POST   /v1/images                  ImageName        → 200 Image          (there, else pulled or made)
+//! DELETE /v1/images?image=NAME                        → 204
+//! POST   /v1/images/tag              ImageTag         → 204
+//! POST   /v1/images/push             ImageTag         → 204
+//! POST   /v1/images/save             ImagesToSave     → 200 tar            (what `docker load` takes, or OCI)
+//! POST   /v1/images/load             tar              → 200 [LoadedImage]
+//! POST   /v1/images/import?name=&changes=&message=&author=   tar → 201 Image
 //! DELETE /v1/session                                  → 204 (everything is taken away, the keeper ends)
 //! ```
 //!
@@ -28,8 +39,9 @@
 //! `POST /v1/containers` is under way cancels it.
 
 use serde::{Deserialize, Serialize};
-use shakedown_runtime::{Capability, ExecRequest, Exit};
-use shakedown_spec::{Container, Endpoints, Stream};
+use shakedown_runtime::build::BuildEvent;
+use shakedown_runtime::{ArchiveForm, Capability, ExecRequest, Exit, Image};
+use shakedown_spec::{Build, Container, Endpoints, Failure, PullPolicy, Stream};
 
 /// Asks for a lease: the share of one client (usually a test process) in the session.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,6 +95,31 @@ pub struct Start {
     pub container: Container,
 }
 
+/// Asks for an image.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BuildBody {
+    /// The lease whose directory and rules apply.
+    pub lease: String,
+    /// What is built.
+    pub build: Build,
+    /// Names the image gets.
+    #[serde(default)]
+    pub names: Vec<String>,
+}
+
+/// A line of a build's answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BuildLine {
+    /// Something happened.
+    Event(BuildEvent),
+    /// The end: the image.
+    Image(Box<Image>),
+    /// The end: why there is none.
+    Failure(Failure),
+}
+
 /// A container that is ready.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Started {
@@ -107,6 +144,42 @@ pub struct Timings {
     pub launch_us: u64,
     /// Waiting until it was ready.
     pub wait_us: u64,
+}
+
+/// Names an image, as a declaration does.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImageName {
+    /// The lease whose directory and `shakedown.toml` apply.
+    pub lease: String,
+    /// A reference, an id (`sha256:…`), or a source (`oci:DIR`, `debian:SUITE?include=…`, …).
+    pub image: String,
+    /// When to ask the registry.
+    #[serde(default)]
+    pub policy: PullPolicy,
+}
+
+/// Names an image, and what else it is called.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImageTag {
+    /// The image.
+    pub image: ImageName,
+    /// The name, such as `registry.example/orders:7`.
+    pub name: String,
+}
+
+/// Asks for an archive of images.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImagesToSave {
+    /// The lease whose directory and `shakedown.toml` apply.
+    pub lease: String,
+    /// The images, as [`ImageName::image`].
+    pub images: Vec<String>,
+    /// The form of the archive.
+    #[serde(default)]
+    pub form: ArchiveForm,
 }
 
 /// What a container is doing.

@@ -2,9 +2,10 @@
 //!
 //! The conditions of readiness are checked where they are understood, in the runtime's `wait::validate`.
 
-use crate::config::Config;
+use crate::config::{Asked, Config};
 use shakedown_spec::{
-    Container, Failure, FailureKind, FileContent, ImageSource, MountSource, Port, Protocol,
+    Attachment, Container, Failure, FailureKind, FileContent, ImageReference, ImageSource, MountSource,
+    NetworkMode, Platform, Port, Protocol,
 };
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -19,26 +20,34 @@ pub(crate) fn declaration(
     mut container: Container,
     directory: &Path,
     config: &Config,
-) -> Result<(Container, ImageSource), Failure> {
+) -> Result<(Container, Asked), Failure> {
     let mut problems = Problems::default();
-    let source = config.source(&container.image, directory);
-    if let Err(error) = &source {
-        problems.add(
+    let asked = match &container.build {
+        Some(build) => {
+            Ok(Asked::made(ImageSource::Build(Box::new(build.as_ref().clone().beneath(directory)))))
+        }
+        None => config.asked(&container.image, directory),
+    };
+    match &asked {
+        Ok(asked) => image(&container, asked, &mut problems),
+        Err(error) => problems.add(
             "image",
             error.to_string(),
             "name an image such as `postgres:17`, or a source such as `oci:DIR`",
-        );
+        ),
     }
     names(&container, &mut problems);
+    network_mode(&container, &mut problems);
     ports(&container.ports, &mut problems);
     paths(&container, &mut problems);
     limits(&container, &mut problems);
-    let source = match source {
-        Ok(source) if problems.0.is_empty() => source,
+    let asked = match asked {
+        Ok(asked) if problems.0.is_empty() => asked,
         _ => return Err(problems.failure(&container.display_name())),
     };
+    accepted(&container)?;
     complete(&mut container, directory);
-    Ok((container, source))
+    Ok((container, asked))
 }
 
 /// What is wrong: the field, why, and what to do.
@@ -62,6 +71,40 @@ impl Problems {
         }
         failure
     }
+}
+
+/// Is it an image that the declaration is written for, and a platform?
+fn image(container: &Container, asked: &Asked, problems: &mut Problems) {
+    if let Some(platform) = &container.platform
+        && let Err(error) = platform.parse::<Platform>()
+    {
+        problems.add("platform", error.to_string(), "name a platform such as `linux/arm64`");
+    }
+    // Whoever names a source, or writes a rule in `shakedown.toml`, has decided on the image himself.
+    let (Some(reference), false) = (&asked.reference, asked.replaced) else { return };
+    let completed = |name: &String| name.parse::<ImageReference>().map(|known| known.name());
+    let fits =
+        container.compatible.iter().any(|name| completed(name).is_ok_and(|name| name == reference.name()));
+    if fits || container.compatible.is_empty() {
+        return;
+    }
+    let known = container.compatible.join("`, `");
+    let reason = format!("`{}` is not known to work like `{known}`", container.image);
+    let hint = format!(
+        "if it does, say so with `.compatible_image(\"{}\")`; or have `shakedown.toml` replace the module's own image",
+        container.image
+    );
+    problems.add("image", reason, hint);
+}
+
+/// Has the user accepted what he has to?
+fn accepted(container: &Container) -> Result<(), Failure> {
+    let Some(licence) = container.licence.as_ref().filter(|licence| !licence.accepted) else { return Ok(()) };
+    let title = format!("{} may not be run before its licence is accepted", container.display_name());
+    Err(Failure::new(FailureKind::Invalid, title)
+        .fact("licence", licence.name.clone())
+        .fact("text", licence.url.clone())
+        .hint("once you have read it and accept it: `.accept_licence()`"))
 }
 
 fn names(container: &Container, problems: &mut Problems) {
@@ -110,6 +153,42 @@ fn names(container: &Container, problems: &mut Problems) {
             let reason = format!("`{name}` to `{address}` is not a name and an address");
             problems.add("extra_hosts", reason, "give an IP address, or `host-gateway` for the host");
         }
+    }
+}
+
+fn network_mode(container: &Container, problems: &mut Problems) {
+    let mode = &container.network_mode;
+    if !mode.is_default() && !container.networks.is_empty() {
+        let hint = "leave out either the mode or the networks";
+        problems.add("network_mode", format!("a container in mode `{mode}` joins no networks"), hint);
+    }
+    if matches!(mode, NetworkMode::None | NetworkMode::Container(_)) && !container.ports.is_empty() {
+        let hint = "publish ports of the container whose network it is";
+        problems.add("ports", format!("a container in mode `{mode}` has no ports of its own"), hint);
+    }
+    if container.outbound == Some(true) && *mode == NetworkMode::None {
+        problems.add("outbound", "a container without a network reaches nothing", "leave the mode out");
+    }
+    let internal = |joined: &Attachment| joined.network.internal;
+    let apart = !container.networks.is_empty() && container.networks.iter().all(internal);
+    if container.outbound == Some(true) && apart {
+        let hint = "join a network that is not internal as well";
+        problems.add("outbound", "a container on internal networks alone reaches nothing outside", hint);
+    }
+    let moved = |port: &&Port| port.host.is_some_and(|host| host != port.container);
+    if let Some(port) = container.ports.iter().find(moved).filter(|_| *mode == NetworkMode::Host) {
+        let reason = format!("{port} of a container in mode `host` is the same port of the host");
+        problems.add("ports", reason, "leave the host's port out");
+    }
+    for server in container.dns.iter().filter(|server| server.parse::<IpAddr>().is_err()) {
+        problems.add("dns", format!("`{}` is not an address", server.escape_debug()), "give IP addresses");
+    }
+    for domain in container.dns_search.iter().filter(|domain| !domain.split('.').all(is_host_name)) {
+        problems.add(
+            "dns_search",
+            format!("`{}` is not a domain", domain.escape_debug()),
+            "give domain names",
+        );
     }
 }
 
@@ -222,9 +301,9 @@ fn complete(container: &mut Container, directory: &Path) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use shakedown_spec::{Configure, File, Mount, Network};
+    use shakedown_spec::{Configure, File, Licence, Mount, Network};
 
-    fn check(container: Container) -> Result<(Container, ImageSource), Failure> {
+    fn check(container: Container) -> Result<(Container, Asked), Failure> {
         declaration(container, Path::new("/shop"), &Config::default())
     }
 
@@ -279,15 +358,52 @@ mod tests {
         ");
     }
 
+    /// An image that a module was not written for is not started by mistake; whoever says that it fits is believed.
+    #[test]
+    fn foreign_images_are_refused_unless_they_are_said_to_fit() {
+        let postgres =
+            || Container::of("postgres:17").made_for(["postgres", "postgis/postgis"]).name("postgres");
+        let fits = |container: Container| check(container).unwrap();
+        fits(postgres());
+        fits(postgres().image("docker.io/library/postgres:16"));
+        fits(postgres().image("postgis/postgis:17-3.5"));
+        fits(postgres().image("oci:images/pg"));
+        fits(postgres().compatible_image("mycorp/pg:17"));
+        insta::assert_snapshot!(check(postgres().image("mycorp/pg:17")).unwrap_err(), @r#"
+        postgres is declared in a way that cannot work
+          image: `mycorp/pg:17` is not known to work like `postgres`, `postgis/postgis`
+        hint: if it does, say so with `.compatible_image("mycorp/pg:17")`; or have `shakedown.toml` replace the module's own image
+        "#);
+        insta::assert_snapshot!(refused(|c| c.platform("arm64")), @r"
+        orders is declared in a way that cannot work
+          platform: `arm64` is not a platform such as `linux/amd64` or `linux/arm/v7`
+        hint: name a platform such as `linux/arm64`
+        ");
+    }
+
+    /// Nobody accepts a licence for the user.
+    #[test]
+    fn a_licence_is_accepted_by_the_user() {
+        let mut ledger = Container::of("registry.example.com/ledger:9");
+        ledger.licence = Some(Licence::new("Ledger end-user licence", "https://ledger.example.com/eula"));
+        insta::assert_snapshot!(check(ledger.clone()).unwrap_err(), @r"
+        ledger may not be run before its licence is accepted
+          licence: Ledger end-user licence
+          text:    https://ledger.example.com/eula
+        hint: once you have read it and accept it: `.accept_licence()`
+        ");
+        check(ledger.accept_licence()).unwrap();
+    }
+
     /// Relative paths mean the test's directory, not the keeper's.
     #[test]
     fn paths_of_the_host_become_absolute() {
         let declared = Container::of("oci:images/orders")
             .copy(File::host("/etc/app.toml", "app.toml"))
             .mount(Mount::bind("/data", "/data"));
-        let (container, source) = check(declared).unwrap();
+        let (container, asked) = check(declared).unwrap();
         assert_eq!(container.files[0].content, FileContent::Host("/shop/app.toml".into()));
         assert_eq!(container.mounts[0].source, MountSource::Bind { source: "/data".into() });
-        assert_eq!(source.to_string(), "oci:/shop/images/orders");
+        assert_eq!(asked.source.to_string(), "oci:/shop/images/orders");
     }
 }

@@ -3,7 +3,10 @@
 //! Every request has a connection of its own. Dropping a request's future closes it, and the keeper cancels what was
 //! asked; dropping a [`Lease`] gives it back.
 
-use crate::api::{self, ContainerState, ExecBody, ExecResult, Info, LeaseGranted, LogEntry, Start, Started};
+use crate::api::{
+    self, BuildBody, BuildLine, ContainerState, ExecBody, ExecResult, ImageName, ImageTag, ImagesToSave,
+    Info, LeaseGranted, LogEntry, Start, Started,
+};
 use crate::config::Config;
 use crate::session::{self, Orders, Place, ProcessIdentity, SOCKET_VARIABLE};
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -17,8 +20,8 @@ use hyper::{Method, Request, Response, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use shakedown_runtime::{ExecRequest, Exit};
-use shakedown_spec::{Container, Failure, FailureKind};
+use shakedown_runtime::{ExecRequest, Exit, Image, ListedImage, LoadedImage, NewImage};
+use shakedown_spec::{Build, Container, Failure, FailureKind};
 use std::fmt::Display;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -138,6 +141,15 @@ impl Client {
         self.get("/v1/info").await
     }
 
+    /// The references to images that containers of the session were started from, as they were asked for.
+    ///
+    /// # Errors
+    ///
+    /// The keeper is gone.
+    pub async fn references(&self) -> Result<Vec<String>, Failure> {
+        self.get("/v1/session/references").await
+    }
+
     /// All containers of the session.
     ///
     /// # Errors
@@ -155,6 +167,22 @@ impl Client {
     pub async fn start_container(&self, lease: &str, container: &Container) -> Result<Started, Failure> {
         let start = Start { lease: lease.to_owned(), container: container.clone() };
         self.json(Method::POST, "/v1/containers", json(&start)).await
+    }
+
+    /// Builds an image: what happens, and at the end the image or why there is none. Dropping the stream ends the build.
+    ///
+    /// # Errors
+    ///
+    /// The lease or the keeper is gone.
+    pub async fn build(
+        &self,
+        lease: &str,
+        build: &Build,
+        names: &[String],
+    ) -> Result<BoxStream<'static, Result<BuildLine, Failure>>, Failure> {
+        let body = BuildBody { lease: lease.to_owned(), build: build.clone(), names: names.to_vec() };
+        let answer = self.send(Method::POST, "/v1/builds", json(&body)).await?;
+        Ok(self.documents(answer))
     }
 
     /// What a container is doing.
@@ -215,12 +243,20 @@ impl Client {
     ) -> Result<BoxStream<'static, Result<LogEntry, Failure>>, Failure> {
         let path = container(id, &format!("/logs?follow={follow}&from={from}"));
         let answer = self.send(Method::GET, &path, empty()).await?;
+        Ok(self.documents(answer))
+    }
+
+    /// One document a line.
+    fn documents<T: DeserializeOwned + 'static>(
+        &self,
+        answer: Answer,
+    ) -> BoxStream<'static, Result<T, Failure>> {
         let keeper = self.clone();
-        let entries = lines(answer).map(move |line| {
+        let documents = lines(answer).map(move |line| {
             let line = line.map_err(|error| keeper.lost(&error))?;
             serde_json::from_slice(&line).map_err(|error| keeper.lost(&error))
         });
-        Ok(entries.boxed())
+        documents.boxed()
     }
 
     /// Runs a command in a container to its end.
@@ -260,6 +296,105 @@ impl Client {
     ) -> Result<BoxStream<'static, io::Result<Bytes>>, Failure> {
         let path = container(id, &format!("/files?path={}", encode(path)));
         Ok(chunks(self.send(Method::GET, &path, empty()).await?).boxed())
+    }
+
+    /// Makes an image of a container, with what was written to it so far.
+    ///
+    /// # Errors
+    ///
+    /// See [`state`](Self::state); or a change is no instruction.
+    pub async fn commit(&self, id: &str, new: &NewImage) -> Result<Image, Failure> {
+        self.json(Method::POST, &container(id, "/commit"), json(new)).await
+    }
+
+    /// The images that are there.
+    ///
+    /// # Errors
+    ///
+    /// The keeper is gone, or the driver does not tell.
+    pub async fn images(&self) -> Result<Vec<ListedImage>, Failure> {
+        self.get("/v1/images").await
+    }
+
+    /// Finds an image, pulling or making it if need be.
+    ///
+    /// # Errors
+    ///
+    /// It is nowhere, or cannot be used.
+    pub async fn image(&self, name: &ImageName) -> Result<Image, Failure> {
+        self.json(Method::POST, "/v1/images", json(name)).await
+    }
+
+    /// Takes a name from an image, and removes the image with its last name.
+    ///
+    /// # Errors
+    ///
+    /// It is not there, or is in use.
+    pub async fn remove_image(&self, image: &str) -> Result<(), Failure> {
+        self.done(Method::DELETE, &format!("/v1/images?image={}", encode(image)), empty()).await
+    }
+
+    /// Gives an image a further name.
+    ///
+    /// # Errors
+    ///
+    /// The image is nowhere, or the name is none.
+    pub async fn tag(&self, tag: &ImageTag) -> Result<(), Failure> {
+        self.done(Method::POST, "/v1/images/tag", json(tag)).await
+    }
+
+    /// Sends an image to a registry.
+    ///
+    /// # Errors
+    ///
+    /// The image is nowhere, or the registry refuses it.
+    pub async fn push(&self, tag: &ImageTag) -> Result<(), Failure> {
+        self.done(Method::POST, "/v1/images/push", json(tag)).await
+    }
+
+    /// Images as one archive, each layer once.
+    ///
+    /// # Errors
+    ///
+    /// One is nowhere, or its layers are not at hand any more.
+    pub async fn save(
+        &self,
+        images: &ImagesToSave,
+    ) -> Result<BoxStream<'static, io::Result<Bytes>>, Failure> {
+        Ok(chunks(self.send(Method::POST, "/v1/images/save", json(images)).await?).boxed())
+    }
+
+    /// Takes all images of an archive, compressed or not.
+    ///
+    /// # Errors
+    ///
+    /// The archive is none, or broken.
+    pub async fn load(
+        &self,
+        archive: impl Stream<Item = io::Result<Vec<u8>>> + Send + Sync + 'static,
+    ) -> Result<Vec<LoadedImage>, Failure> {
+        let body = BodyExt::boxed(StreamBody::new(archive.map_ok(|chunk| Frame::data(chunk.into()))));
+        self.json(Method::POST, "/v1/images/load", body).await
+    }
+
+    /// Makes an image of a root file system: a tar archive, compressed or not.
+    ///
+    /// # Errors
+    ///
+    /// The archive is broken, or a change is no instruction.
+    pub async fn import(
+        &self,
+        tar: impl Stream<Item = io::Result<Vec<u8>>> + Send + Sync + 'static,
+        new: &NewImage,
+    ) -> Result<Image, Failure> {
+        let mut path = format!("/v1/images/import?changes={}", encode(&new.changes.join("\n")));
+        for (key, value) in [("name", &new.name), ("message", &new.message), ("author", &new.author)] {
+            if let Some(value) = value {
+                path.push_str(&format!("&{key}={}", encode(value)));
+            }
+        }
+        let body = BodyExt::boxed(StreamBody::new(tar.map_ok(|chunk| Frame::data(chunk.into()))));
+        self.json(Method::POST, &path, body).await
     }
 
     /// Gives a lease back and waits until nothing of it is left. Dropping the [`Lease`] does not wait.

@@ -5,11 +5,14 @@
 //! request goes `rest` → `check` (is the declaration possible?) → `fixtures` (who owns what) → a driver.
 
 pub mod api;
+pub mod amount;
 mod check;
 pub mod client;
 pub mod config;
 mod fixtures;
 pub mod hook;
 pub mod keeper;
+pub mod lockfile;
+pub mod progress;
 mod rest;
 pub mod session;

@@ -12,7 +12,7 @@ use std::process::ExitCode;
 use std::time::SystemTime;
 
 /// The server of `SHAKEDOWN_SOCKET`, else the session that began last.
-async fn server() -> Result<Client, Failure> {
+pub(super) async fn server() -> Result<Client, Failure> {
     if let Some(socket) = std::env::var_os(SOCKET_VARIABLE).filter(|value| !value.is_empty()) {
         return Client::at(socket.into()).await;
     }

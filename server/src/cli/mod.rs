@@ -1,12 +1,19 @@
 //! The commands: what is asked, and which file does it.
 
+mod build;
+mod bundle;
 mod containers;
 mod doctor;
+mod images;
+mod local;
+mod lock;
+mod progress;
 mod run;
 mod serve;
+mod transfer;
 
 use clap::{Parser, Subcommand};
-use shakedown_server::config::{Config, DriverChoice};
+use shakedown_server::config::{Config, DriverChoice, Overrides};
 use shakedown_spec::{Failure, FailureKind};
 use std::future::Future;
 use std::io::{self, Write};
@@ -31,18 +38,32 @@ enum Command {
         /// `auto`, `native` or `docker`.
         #[arg(long)]
         driver: Option<DriverChoice>,
+        #[command(flatten)]
+        images: ImageOptions,
     },
     /// Runs a command in a session of its own and takes everything away when it has ended.
     Run {
         /// `auto`, `native` or `docker`.
         #[arg(long)]
         driver: Option<DriverChoice>,
+        #[command(flatten)]
+        images: ImageOptions,
         /// The command; it finds the session in SHAKEDOWN_SOCKET.
         #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
         command: Vec<String>,
     },
+    /// Writes down which bytes image references mean, in `shakedown.lock`.
+    Lock(lock::Arguments),
+    /// Carries the images of a lock file, or others, to machines without network.
+    #[command(subcommand)]
+    Bundle(bundle::Command),
+    /// Builds an image from a Dockerfile; prints its id.
+    Build(build::Options),
     /// Says what works on this machine, and what to do about the rest.
     Doctor,
+    /// The images of the local store.
+    #[command(subcommand)]
+    Images(images::Command),
     /// Lists the containers of a session.
     Ps,
     /// Prints the log of a container.
@@ -63,12 +84,34 @@ enum Command {
     },
 }
 
-/// Does what is asked. `serve` and `doctor` come to the native driver while the process has one thread.
+/// What `run` and `serve` say about images.
+#[derive(Clone, Copy, Debug, clap::Args)]
+struct ImageOptions {
+    /// Uses no network for images.
+    #[arg(long)]
+    offline: bool,
+    /// Uses only images of `shakedown.lock`, and only if it is up to date.
+    #[arg(long)]
+    locked: bool,
+}
+
+impl From<ImageOptions> for Overrides {
+    fn from(options: ImageOptions) -> Self {
+        Self { offline: options.offline, locked: options.locked }
+    }
+}
+
+/// Does what is asked. `serve`, `doctor`, `images` and `bundle` come to the native driver while the process has one
+/// thread.
 pub(crate) fn main() -> ExitCode {
     let done = match Arguments::parse().command {
-        Command::Serve { socket, driver } => serve::serve(socket, driver),
-        Command::Run { driver, command } => wait_for(run::run(driver, command)),
+        Command::Serve { socket, driver, images } => serve::serve(socket, driver, images.into()),
+        Command::Run { driver, images, command } => wait_for(run::run(driver, images.into(), command)),
+        Command::Lock(arguments) => wait_for(lock::lock(arguments)),
+        Command::Bundle(command) => bundle::bundle(command),
+        Command::Build(options) => wait_for(build::build(options)),
         Command::Doctor => doctor::doctor(),
+        Command::Images(command) => images::images(command),
         Command::Ps => wait_for(containers::ps()),
         Command::Logs { id, follow } => wait_for(containers::logs(&id, follow)),
         Command::Exec { id, command } => wait_for(containers::exec(&id, command)),

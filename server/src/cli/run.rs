@@ -4,6 +4,7 @@ use super::{Done, chosen, here, io_failure};
 use rustix::process::{Pid, Signal, kill_process};
 use shakedown_runtime::DriverChoice;
 use shakedown_server::client::Client;
+use shakedown_server::config::Overrides;
 use shakedown_server::session::{Orders, ProcessIdentity, RunDirectory, SOCKET_VARIABLE};
 use shakedown_spec::{Failure, FailureKind};
 use std::os::unix::process::ExitStatusExt;
@@ -11,10 +12,21 @@ use std::process::{ExitCode, ExitStatus};
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
 
-pub(super) async fn run(driver: Option<DriverChoice>, argv: Vec<String>) -> Done {
+pub(super) async fn run(driver: Option<DriverChoice>, images: Overrides, argv: Vec<String>) -> Done {
+    Ok(in_session(driver, images, argv, async |_| Ok(())).await?.0)
+}
+
+/// Runs a command in a session of its own. `asked` is asked of the session when the command has ended.
+pub(super) async fn in_session<T>(
+    driver: Option<DriverChoice>,
+    images: Overrides,
+    argv: Vec<String>,
+    asked: impl AsyncFnOnce(&Client) -> Result<T, Failure>,
+) -> Result<(ExitCode, T), Failure> {
     let this = ProcessIdentity::this();
     let place = RunDirectory::find()?.place(&format!("run-{}-{:x}", this.pid, this.started))?;
-    let client = Client::of_session(Orders::new(&place, Some(this), chosen(driver)?)).await?;
+    let orders = Orders { overrides: images, ..Orders::new(&place, Some(this), chosen(driver)?) };
+    let client = Client::of_session(orders).await?;
     // Held for the life of the command, so that the keeper stays between its tests; a killed `run` gives it back.
     let lease = client.lease("run", &here()?).await?;
 
@@ -25,9 +37,10 @@ pub(super) async fn run(driver: Option<DriverChoice>, argv: Vec<String>) -> Done
             .fact("reason", error.to_string())
     })?;
     let status = attend(child).await;
+    let answer = asked(&client).await;
     client.end_session().await?;
     drop(lease);
-    status.map(|status| exit_code(&status))
+    Ok((exit_code(&status?), answer?))
 }
 
 /// Waits for the command. A terminal sends SIGINT to the command as well: it decides, and this process reaps after it.

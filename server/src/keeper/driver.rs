@@ -86,6 +86,22 @@ pub(crate) async fn sweep(meta: &Meta, session: &str) -> Result<(), Failure> {
     }
 }
 
+/// Does something with a driver, without a session. Blocks; to be called while the process has one thread.
+///
+/// # Errors
+///
+/// No driver works, the runtime could not be started, or `work` fails.
+pub fn with_driver<T>(
+    choice: DriverChoice,
+    work: impl AsyncFnOnce(&dyn Driver) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    let native = before_threads(choice, &std::env::temp_dir());
+    super::runtime()?.block_on(async {
+        let chosen = choose_driver(choice, "command", native).await?;
+        work(&*chosen.driver).await
+    })
+}
+
 /// What `shakedown doctor` found out about one driver.
 #[derive(Clone, Debug)]
 pub struct Finding {
@@ -119,4 +135,23 @@ pub fn findings() -> Result<Vec<Finding>, Failure> {
         findings.push(Finding { driver: "docker", verdict });
         Ok(findings)
     })
+}
+
+/// Forks the launcher of a command that does without a keeper. To be called while the process has one thread.
+///
+/// # Errors
+///
+/// This machine does not let this user make the namespaces that containers need.
+pub fn local_launcher() -> Result<Launcher, Refusal> {
+    Launcher::fork(&std::env::temp_dir(), (ROLE_VARIABLE, LAUNCHER))
+}
+
+/// The native driver of a command that does without a keeper.
+///
+/// # Errors
+///
+/// It does not work here.
+pub async fn local_driver(launcher: Result<Launcher, Refusal>) -> Result<Arc<dyn Driver>, Failure> {
+    let refused = |refusal| no_driver(&[refusal]);
+    connect_native(launcher.map_err(refused)?).await.map_err(refused)
 }

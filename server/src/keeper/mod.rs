@@ -8,11 +8,11 @@ mod driver;
 mod life;
 mod serve;
 
-pub use driver::{Finding, findings};
+pub use driver::{Finding, findings, local_driver, local_launcher, with_driver};
 
 pub(crate) use driver::sweep;
 
-use crate::config::DriverChoice;
+use crate::config::{DriverChoice, Overrides};
 use crate::fixtures::Session;
 use crate::session::{self, Meta, ORDERS_VARIABLE, Orders, Place, ProcessIdentity, READY, SessionLock};
 use driver::{Chosen, NativeAttempt};
@@ -87,7 +87,7 @@ async fn serve_session(
         note(&format!("what the killed keeper of this session left is not all gone: {failure}"));
     }
     write_meta(place, orders.runner, &chosen)?;
-    let session = Session::new(place.name.clone(), chosen.map(|chosen| chosen.driver));
+    let session = Session::new(place.name.clone(), chosen.map(|chosen| chosen.driver), orders.overrides);
     // The lock is held: a socket that is still here belongs to a dead keeper.
     let listener = bind(&place.socket()).map_err(|error| cannot("listen", &error))?;
     let life = Life::new(&session, orders.runner).map_err(|error| cannot("watch for its end", &error))?;
@@ -116,6 +116,7 @@ async fn sweep_predecessor(place: &Place) -> Result<(), Failure> {
 pub fn serve_foreground(
     socket: Option<PathBuf>,
     choice: DriverChoice,
+    overrides: Overrides,
     ready: impl FnOnce(&Path, &str),
 ) -> Result<(), Failure> {
     let this = ProcessIdentity::this();
@@ -128,7 +129,7 @@ pub fn serve_foreground(
         write_meta(&place, None, &chosen)?;
         let driver = chosen?.driver;
         let described = format!("{}: {}", driver.name(), driver.description());
-        let session = Session::new(place.name.clone(), Ok(driver));
+        let session = Session::new(place.name.clone(), Ok(driver), overrides);
         let socket = socket.unwrap_or_else(|| place.socket());
         let listener = bind_unused(&socket)?;
         let life = Life::in_foreground(&session).map_err(|error| cannot("watch for its end", &error))?;

@@ -104,6 +104,7 @@ fn panicked() -> Response<Body> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Overrides;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     /// A bug in one handler does not end the keeper, on which every other test's containers depend.
@@ -113,7 +114,11 @@ mod tests {
             panic!("as it should");
         }
         let router = axum::Router::new().route("/panics", axum::routing::get(panics));
-        let session = Session::new("orders".into(), Err(Failure::new(FailureKind::NoDriver, "none")));
+        let session = Session::new(
+            "orders".into(),
+            Err(Failure::new(FailureKind::NoDriver, "none")),
+            Overrides::default(),
+        );
         let (mut client, server) = UnixStream::pair().unwrap();
         let serving = tokio::spawn(serve(server, router, session));
         let request = "GET /panics HTTP/1.1\r\nhost: x\r\n\r\nGET /panics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";

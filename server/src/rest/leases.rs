@@ -56,6 +56,11 @@ pub(super) async fn give_back(
     Ok(StatusCode::NO_CONTENT)
 }
 
+/// The references to images that containers were started from.
+pub(super) async fn references(State(session): State<Arc<Session>>) -> Response {
+    answer(StatusCode::OK, &session.used_references())
+}
+
 /// What the keeper is.
 pub(super) async fn info(State(session): State<Arc<Session>>) -> Response {
     let driver = session.driver();

@@ -1,8 +1,10 @@
 //! The REST API as [`api`](crate::api) documents it: requests in, answers out, nothing decided here.
 
+mod builds;
 mod containers;
 mod document;
 mod files;
+mod images;
 mod leases;
 
 use crate::fixtures::Session;
@@ -24,6 +26,8 @@ pub(crate) fn router(session: &Arc<Session>) -> Router {
         .route("/v1/leases", post(leases::grant))
         .route("/v1/leases/{id}", delete(leases::give_back))
         .route("/v1/session", delete(end))
+        .route("/v1/session/references", get(leases::references))
+        .route("/v1/builds", post(builds::build))
         .route("/v1/containers", get(containers::list).post(containers::start))
         .route("/v1/containers/{id}", get(containers::state).delete(containers::remove))
         .route("/v1/containers/{id}/stop", post(containers::stop))
@@ -32,6 +36,13 @@ pub(crate) fn router(session: &Arc<Session>) -> Router {
         .route("/v1/containers/{id}/logs", get(containers::logs))
         .route("/v1/containers/{id}/exec", post(containers::exec))
         .route("/v1/containers/{id}/files", get(files::copy_out).put(files::copy_in))
+        .route("/v1/containers/{id}/commit", post(images::commit))
+        .route("/v1/images", get(images::list).post(images::resolve).delete(images::remove))
+        .route("/v1/images/tag", post(images::tag))
+        .route("/v1/images/push", post(images::push))
+        .route("/v1/images/save", post(images::save))
+        .route("/v1/images/load", post(images::load))
+        .route("/v1/images/import", post(images::import))
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
         .with_state(Arc::clone(session))

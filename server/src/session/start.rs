@@ -9,7 +9,7 @@
 //! ```
 
 use super::{Place, ProcessIdentity, SessionLock, lock};
-use crate::config::DriverChoice;
+use crate::config::{DriverChoice, Overrides};
 use crate::hook::{KEEPER, ROLE_VARIABLE};
 use serde::{Deserialize, Serialize};
 use shakedown_spec::{Failure, FailureKind, LogTail};
@@ -39,13 +39,17 @@ pub struct Orders {
     pub runner: Option<ProcessIdentity>,
     /// Which driver to use.
     pub driver: DriverChoice,
+    /// What the command line says about images.
+    #[serde(default)]
+    pub overrides: Overrides,
 }
 
 impl Orders {
     /// Orders for the session at `place`, which ends with `runner`.
     #[must_use]
     pub fn new(place: &Place, runner: Option<ProcessIdentity>, driver: DriverChoice) -> Self {
-        Self { session: place.name.clone(), directory: place.directory.clone(), runner, driver }
+        let (session, directory) = (place.name.clone(), place.directory.clone());
+        Self { session, directory, runner, driver, overrides: Overrides::default() }
     }
 
     pub(crate) fn place(&self) -> Place {

@@ -2,6 +2,7 @@
 
 use crate::lab::{Lab, shell};
 use shakedown_server::client::Client;
+use shakedown_spec::{Configure, Container, Wait};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, Command, Stdio};
 
@@ -84,6 +85,11 @@ async fn act() {
     };
     match std::env::var(PLAY).unwrap().as_str() {
         "lease" => say(&client.info().await.unwrap().pid.to_string()),
+        "image" => {
+            let image = std::env::var("SHAKEDOWN_TEST_IMAGE").unwrap();
+            let container = Container::of(image).command(["/bin/busybox", "true"]).wait(Wait::exit_code(0));
+            say(&client.start_container(lease.id(), &container).await.unwrap().id);
+        }
         "container" => say(&client.start_container(lease.id(), &shell()).await.unwrap().id),
         play => panic!("no such play: {play}"),
     }

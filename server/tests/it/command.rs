@@ -77,3 +77,50 @@ fn doctor_tells_what_works() {
         assert_eq!(fails.status.success(), report.contains(": works; "), "{report}");
     });
 }
+
+/// An image is built on the command line: its id on standard output, progress on standard error, a failure as such.
+#[test]
+fn build_prints_the_id() {
+    check(async |lab| {
+        let write = |name: &str, text: &str| std::fs::write(lab.path().join(name), text).unwrap();
+        write("shakedown.toml", &format!("[images]\nbusybox = \"{}\"\n", image("busybox")));
+        write("Dockerfile", "FROM busybox\nARG SHOP=closed\nCOPY Dockerfile /\nRUN echo the shop is $SHOP\n");
+        let name = format!("shakedown-test/{}:1", lab.name);
+        let built = shakedown(lab, &["build", "-t", &name, "--no-cache", "--build-arg", "SHOP=open", "."]);
+        let Output { status, stdout, stderr } = { built }.output().unwrap();
+        let (id, told) = (text(&stdout), text(&stderr));
+        assert!(status.success() && id.starts_with("sha256:") && id.len() == 72, "{id}{told}");
+        let steps: String = told
+            .lines()
+            .filter(|line| !line.contains("(as before)"))
+            .map(|line| format!("{line}\n"))
+            .collect();
+        insta::assert_snapshot!(steps, @"
+        [1/4] FROM busybox
+        [2/4] ARG SHOP=closed
+        [3/4] COPY Dockerfile /
+        [4/4] RUN echo the shop is $SHOP
+          the shop is open
+        ");
+        let quiet =
+            shakedown(lab, &["build", "-q", "-t", &name, "--build-arg", "SHOP=open", "."]).output().unwrap();
+        assert_eq!((text(&quiet.stdout), text(&quiet.stderr).as_str()), (id, ""));
+        write("Dockerfile", "FROM busybox\nRUN exit 3\n");
+        let failed = shakedown(lab, &["build", "-q", "."]).output().unwrap();
+        assert!(!failed.status.success());
+        insta::assert_snapshot!(text(&failed.stderr), @"
+        error: Dockerfile could not be built: RUN failed
+          at:     Dockerfile:2
+          line:   RUN exit 3
+          reason: exit code 3
+        ");
+        let host = std::env::var("SHAKEDOWN_DOCKER_HOST").or_else(|_| std::env::var("DOCKER_HOST"));
+        let docker =
+            bollard::Docker::connect_with_host(&host.unwrap_or("unix:///var/run/docker.sock".into()));
+        docker
+            .unwrap()
+            .remove_image(&name, None::<bollard::query_parameters::RemoveImageOptions>, None)
+            .await
+            .unwrap();
+    });
+}

@@ -93,10 +93,7 @@ impl Lab {
     /// Names of what the daemon has of this lab's sessions.
     pub(crate) async fn left(&self) -> Vec<String> {
         use bollard::query_parameters::{ListContainersOptionsBuilder, ListNetworksOptionsBuilder};
-        let host = std::env::var("SHAKEDOWN_DOCKER_HOST").or_else(|_| std::env::var("DOCKER_HOST"));
-        let docker =
-            bollard::Docker::connect_with_host(&host.unwrap_or("unix:///var/run/docker.sock".into()));
-        let docker = docker.unwrap().negotiate_version().await.unwrap();
+        let docker = docker().await;
         let mut left = Vec::new();
         let seen = self.sessions_seen.borrow().clone();
         for name in seen {
@@ -110,6 +107,13 @@ impl Lab {
         }
         left
     }
+}
+
+/// The daemon of the tests.
+pub(crate) async fn docker() -> bollard::Docker {
+    let host = std::env::var("SHAKEDOWN_DOCKER_HOST").or_else(|_| std::env::var("DOCKER_HOST"));
+    let docker = bollard::Docker::connect_with_host(&host.unwrap_or("unix:///var/run/docker.sock".into()));
+    docker.unwrap().negotiate_version().await.unwrap()
 }
 
 /// Waits until the keeper of this session has ended: its lock is free then.

@@ -5,8 +5,11 @@
 
 mod actor;
 mod command;
+mod images;
 mod lab;
+mod policy;
 mod reap;
+mod registry;
 mod rest;
 mod service;
 mod start;

@@ -75,7 +75,7 @@ fn a_wrong_configuration_is_told() {
         insta::assert_snapshot!(said, @r"
         shakedown.toml is not understood
           file:   LAB/shakedown.toml:2
-          reason: unknown field `dirver`, expected one of `driver`, `timeout_scale`, `images`
+          reason: unknown field `dirver`, expected one of `driver`, `timeout_scale`, `pull_policy`, `offline`, `locked`, `images`, `registries`, `store`
         ");
         actor.dismiss();
     });
