@@ -34,11 +34,13 @@ mod evidence;
 mod exec;
 mod files;
 mod guard;
+pub mod images;
 mod logs;
 mod pending;
 mod running;
 mod session;
 mod start;
+mod substitute;
 
 pub use check::{Answer, Checked};
 pub use error::{Error, Result};
@@ -50,14 +52,17 @@ pub use session::{Session, session};
 pub use start::Start;
 
 pub use shakedown_modules as modules;
-pub use shakedown_runtime::{Capability, Exit};
+pub use shakedown_runtime::{Capability, Exit, ListedImage, LoadedImage, NewImage};
 pub use shakedown_spec::{
-    Configure, Connection, Container, Endpoints, Failure, FailureKind, File, FileContent, GenericContainer,
-    Healthcheck, HttpCheck, LogTail, Module, Mount, MountSource, Network, Pattern, Port, ProbeProtocol,
-    Protocol, Published, PullPolicy, Resources, Stream, Ulimit, Wait, WaitKind,
+    Build, BuildContext, BuildSecret, Configure, Connection, Container, ContextFile, Dockerfile, Endpoints,
+    Failure, FailureKind, File, FileContent, GenericContainer, Healthcheck, HttpCheck, Licence, LogTail,
+    Module, Mount, MountSource, Network, NetworkMode, Pattern, Port, ProbeProtocol, Protocol, Published,
+    PullPolicy, Resources, Stream, Ulimit, Wait, WaitKind,
 };
 
 /// What most tests import: `use shakedown::prelude::*`.
 pub mod prelude {
-    pub use crate::{Configure, File, GenericContainer, Module, Mount, Network, Port, Running, Start, Wait};
+    pub use crate::{
+        Build, Configure, File, GenericContainer, Module, Mount, Network, Port, Running, Start, Wait,
+    };
 }

@@ -1,5 +1,6 @@
 //! The running container in a test.
 
+use crate::NewImage;
 use crate::guard::{Alive, Guard};
 use crate::session::Share;
 use crate::{
@@ -203,6 +204,32 @@ impl<M: Module> Running<M> {
     #[track_caller]
     pub fn exited(&self) -> Pending<Exit> {
         self.ask(|keeper, id| async move { keeper.exited(&id).await })
+    }
+
+    /// Makes an image of it, with what was written to it so far, for further containers to start from. What is mounted
+    /// is no part of it. Gives the image's id.
+    ///
+    /// The image stays until somebody removes it: [`images::remove`](crate::images::remove), `shakedown images rm`, or
+    /// `docker rmi`.
+    ///
+    /// ```no_run
+    /// use shakedown::prelude::*;
+    ///
+    /// # async fn orders() -> shakedown::Result {
+    /// let first = GenericContainer::new("busybox").command(["sleep", "1000"]).start().await?;
+    /// first.exec(["touch", "/orders"]).await?;
+    /// first.commit("orders:seeded").await?;
+    /// let second = GenericContainer::new("orders:seeded").start().await?;
+    /// # drop(second); Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// The name is none, or the driver could not make the image.
+    #[track_caller]
+    pub fn commit(&self, image: impl Into<NewImage>) -> Pending<String> {
+        let image = image.into();
+        self.ask(|keeper, id| async move { keeper.commit(&id, &image).await })
     }
 
     pub(crate) fn alive(&self) -> &Alive {

@@ -1,7 +1,8 @@
 //! This process's share in the session: one lease, taken on first use and held until the process ends.
 
 use crate::{
-    Capability, Container, Exec, ExecOutput, Exit, Failure, FailureKind, LogLine, Logs, Pending, evidence,
+    Capability, Container, Exec, ExecOutput, Exit, Failure, FailureKind, LogLine, Logs, NewImage, Pending,
+    evidence,
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
 use futures::stream::{self, TryStreamExt};
@@ -60,6 +61,15 @@ impl Share {
 
     pub(crate) async fn remove(&self, id: &str) -> Result<(), Failure> {
         self.keeper.remove(id).await
+    }
+
+    pub(crate) async fn commit(&self, id: &str, image: &NewImage) -> Result<String, Failure> {
+        Ok(self.keeper.commit(id, image).await?.id)
+    }
+
+    /// The keeper itself, for what is about no container.
+    pub(crate) fn keeper(&self) -> &Client {
+        &self.keeper
     }
 
     pub(crate) async fn stop(&self, id: &str) -> Result<Exit, Failure> {

@@ -2,7 +2,7 @@
 
 use crate::check::{Answer, Checked};
 use crate::running::Running;
-use crate::{Failure, Module, Pending, evidence, session};
+use crate::{Failure, Module, Pending, evidence, session, substitute};
 
 /// Starts modules. It is there for every [`Module`].
 pub trait Start: Module {
@@ -53,7 +53,7 @@ impl<M: Module> Start for M {}
 /// Starts `module` for `test`. From the answer of the keeper on a guard owns the container.
 pub(crate) async fn launch<M: Module>(module: M, test: String) -> Result<Running<M>, Failure> {
     let share = session::share().await?;
-    let started = share.start(&module.declare()).await?;
+    let started = share.start(&substitute::apply(module.declare())).await?;
     let connection = module.connect(&started.endpoints);
     Ok(Running::new(share, test, started, connection))
 }
