@@ -4,6 +4,7 @@
 //! shakedown-bench run ──► worker native  (root)      "true" ──► "3.1"
 //!   asks in turn,     ──► worker native  (user)      "redis" ──► "21.7"
 //!   round by round    ──► worker crun, runc, engine, docker, testcontainers
+//!                     ──► worker pull, docker-pull, podman-pull, skopeo-umoci ──► registry on loopback
 //! ```
 //! Each engine is a process of its own, kept warm, that does one piece of work for each line it reads, and answers with
 //! the milliseconds. The engines take turns, so that what disturbs the machine disturbs all of them. `cargo xtask
@@ -15,6 +16,7 @@ mod answer;
 mod bundle;
 mod engines;
 mod plan;
+mod pulled;
 mod results;
 mod worker;
 
@@ -39,6 +41,7 @@ fn run(args: &[String]) -> Result<bool> {
     match args.split_first() {
         Some((role, rest)) if role == "run" => plan::run(rest),
         Some((role, rest)) if role == "worker" => worker::serve(rest).map(|()| true),
+        Some((role, rest)) if role == "once" => worker::once(rest).map(|()| true),
         _ => bail!("usage: shakedown-bench run OPTIONS; `cargo xtask bench` knows which"),
     }
 }

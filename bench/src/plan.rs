@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 
 use crate::bundle;
+use crate::pulled::Registry;
 use crate::results::{Results, Row};
 use crate::say;
 use crate::worker::{Place, Worker};
 
 /// What is run: the name in results, and how often unless said otherwise.
-const WORK: &[(&str, usize)] = &[("true", 40), ("redis", 15), ("postgres", 7)];
+const WORK: &[(&str, usize)] = &[("true", 40), ("redis", 15), ("postgres", 7), ("pull", 5), ("cold", 5)];
 
 /// Answers that are not counted: the first makes sessions, unpacks layers, fills caches.
 const WARM_UP: usize = 2;
@@ -26,6 +27,10 @@ const ENGINES: &[(&str, &[&str], &str, Place)] = &[
     ("docker", &["true"], "engine", Place::Here),
     ("docker", &["redis", "postgres"], "docker", Place::Here),
     ("testcontainers", &["redis", "postgres"], "testcontainers", Place::Here),
+    ("native.root", &["pull", "cold"], "pull", Place::Here),
+    ("docker", &["pull", "cold"], "docker-pull", Place::Here),
+    ("podman", &["pull", "cold"], "podman-pull", Place::WithoutUnifiedCgroups),
+    ("skopeo-umoci", &["pull"], "skopeo-umoci", Place::Here),
 ];
 
 /// What `cargo xtask bench` passes.
@@ -37,6 +42,8 @@ pub(crate) struct Options {
     pub(crate) docker: String,
     /// The ordinary user.
     pub(crate) user: String,
+    /// The program `shakedown`.
+    pub(crate) program: PathBuf,
     /// How often; unset, each work's own number.
     n: Option<usize>,
     /// Only rows whose names contain this.
@@ -57,6 +64,7 @@ impl Options {
             match name.as_str() {
                 "--images" => options.images = value.into(),
                 "--docker" => options.docker.clone_from(value),
+                "--program" => options.program = value.into(),
                 "--user" => options.user.clone_from(value),
                 "--only" => options.only.clone_from(value),
                 "--n" => options.n = Some(value.parse().context("`--n` takes a number")?),
@@ -87,7 +95,10 @@ pub(crate) fn run(args: &[String]) -> Result<bool> {
     }
     let bundle = bundle::Bundle::unpack(&options.images.join("busybox"))?;
     let mut results = Results::new(planned.iter().map(|row| row.name.clone()));
-    let mut workers = start(&planned, &options, bundle.path(), &mut results);
+    let pulls = planned.iter().any(|row| matches!(row.work, "pull" | "cold"));
+    let registry = pulls.then(|| Registry::start(&options.images)).transpose()?;
+    let pulled = registry.as_ref().map_or(String::new(), Registry::image);
+    let mut workers = start(&planned, &options, bundle.path(), &pulled, &mut results);
     let rounds = planned.iter().map(|row| row.n).max().unwrap_or(0) + WARM_UP;
     for round in 0..rounds {
         if round.is_multiple_of(10) {
@@ -119,6 +130,7 @@ fn start(
     planned: &[Planned],
     options: &Options,
     bundle: &Path,
+    pulled: &str,
     results: &mut Results,
 ) -> HashMap<usize, Worker> {
     let mut workers = HashMap::new();
@@ -127,7 +139,7 @@ fn start(
         if rows.peek().is_none() {
             continue;
         }
-        match Worker::start(process, *place, options, bundle) {
+        match Worker::start(process, *place, options, bundle, pulled) {
             Ok(worker) => drop(workers.insert(engine, worker)),
             Err(error) => rows.for_each(|row| results.fail(&row.name, &format!("{error:#}"))),
         }
@@ -169,7 +181,9 @@ mod tests {
         let names: Vec<String> = planned(&Options::default()).into_iter().map(|row| row.name).collect();
         let expected = "true.native.root true.native.user true.crun true.runc true.docker \
                         redis.native.root redis.native.user redis.docker redis.testcontainers \
-                        postgres.native.root postgres.native.user postgres.docker postgres.testcontainers";
+                        postgres.native.root postgres.native.user postgres.docker postgres.testcontainers \
+                        pull.native.root pull.docker pull.podman pull.skopeo-umoci \
+                        cold.native.root cold.docker cold.podman";
         assert_eq!(names.join(" "), expected);
     }
 }

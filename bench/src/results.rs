@@ -12,6 +12,11 @@ const TARGETS: &[(&str, &str, f64)] = &[
     ("true.native.user", "true.docker", 1.0 / 30.0),
     ("redis.native.root", "redis.testcontainers", 1.0 / 5.0),
     ("redis.native.user", "redis.testcontainers", 1.0 / 5.0),
+    ("pull.native.root", "pull.docker", 1.0),
+    ("pull.native.root", "pull.podman", 1.0),
+    ("pull.native.root", "pull.skopeo-umoci", 1.0),
+    ("cold.native.root", "cold.docker", 1.0),
+    ("cold.native.root", "cold.podman", 1.0),
 ];
 
 /// One row's figures.
@@ -78,7 +83,8 @@ impl Results {
         let mut text = format!("{:<26} {:>4} {:>11} {:>10}  times\n", "", "n", "median ms", "min ms");
         for row in rows {
             let work = row.name.split('.').next().unwrap_or_default();
-            let peers = ["crun", "docker", "testcontainers"].map(|peer| format!("{work}.{peer}"));
+            let peers = ["crun", "docker", "podman", "skopeo-umoci", "testcontainers"]
+                .map(|peer| format!("{work}.{peer}"));
             let ratios = peers.iter().filter(|peer| **peer != row.name).filter_map(|peer| {
                 Some(format!("{:.3} of {}", row.median_ms / of(peer)?, peer.split('.').next_back()?))
             });

@@ -35,6 +35,10 @@ pub(crate) struct Orders {
     pub(crate) bundle: PathBuf,
     /// The address of a Docker daemon.
     pub(crate) docker: String,
+    /// The program `shakedown`.
+    pub(crate) program: PathBuf,
+    /// The image that is pulled, in a registry on loopback; empty if none is.
+    pub(crate) pulled: String,
 }
 
 /// A running worker. Dropping it closes its input, which ends it, and waits for that.
@@ -46,7 +50,13 @@ pub(crate) struct Worker {
 
 impl Worker {
     /// Starts the worker for an engine.
-    pub(crate) fn start(engine: &str, place: Place, options: &Options, bundle: &Path) -> Result<Self> {
+    pub(crate) fn start(
+        engine: &str,
+        place: Place,
+        options: &Options,
+        bundle: &Path,
+        pulled: &str,
+    ) -> Result<Self> {
         let this = std::env::current_exe().context("this program's file is unknown")?;
         let mut command = match place {
             Place::Here => Command::new(this),
@@ -65,6 +75,7 @@ impl Worker {
             }
         };
         command.args(["worker", engine]).arg(&options.images).arg(bundle).arg(&options.docker);
+        command.arg(&options.program).arg(pulled);
         // For the user, `env` above says it: `--reset-env` takes this away.
         command.env("SHAKEDOWN_DRIVER", if engine == "docker" { "docker" } else { "native" });
         command.env("DOCKER_HOST", &options.docker).current_dir("/");
@@ -98,9 +109,17 @@ impl Drop for Worker {
 
 /// The worker's side: answers until its input ends.
 pub(crate) fn serve(args: &[String]) -> Result<()> {
-    let [engine, images, bundle, docker] = args else { bail!("a worker takes four arguments") };
-    let orders = Orders { images: images.into(), bundle: bundle.into(), docker: docker.clone() };
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let [engine, images, bundle, docker, program, pulled] = args else {
+        bail!("a worker takes six arguments")
+    };
+    let orders = Orders {
+        images: images.into(),
+        bundle: bundle.into(),
+        docker: docker.clone(),
+        program: program.into(),
+        pulled: pulled.clone(),
+    };
+    let runtime = runtime()?;
     let mut engine = runtime.block_on(engines::open(engine, &orders))?;
     for line in std::io::stdin().lines() {
         let work = line.context("cannot read what to do")?;
@@ -111,6 +130,16 @@ pub(crate) fn serve(args: &[String]) -> Result<()> {
         }
     }
     runtime.block_on(engine.close())
+}
+
+/// Starts one container in this process, which is new.
+pub(crate) fn once(args: &[String]) -> Result<()> {
+    let [image] = args else { bail!("`once` takes an image") };
+    runtime()?.block_on(engines::once(image))
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?)
 }
 
 fn millis(took: Duration) -> String {

@@ -3,17 +3,22 @@
 //! No test asks which driver it is. What a driver cannot do here it declares as a missing capability; the test then
 //! prints the reason and checks that asking for it is a clear failure.
 
+mod build;
+mod build_steps;
 mod chaos;
 mod check;
 mod ends;
 mod exec;
 mod failures;
 mod files;
+mod images;
 mod isolation;
 mod limits;
 mod logs;
 mod networks;
+mod official_images;
 mod options;
+mod outbound;
 mod ports;
 mod postgres;
 mod reaping;

@@ -21,6 +21,11 @@ use crate::machine::{cargo, is_root, packages, target_directory};
 const PROGRAMS: &[(&str, &str)] = &[
     ("crun", "crun"),
     ("runc", "runc"),
+    ("podman", "podman"),
+    ("skopeo", "skopeo"),
+    ("umoci", "umoci"),
+    ("docker-registry", "docker-registry"),
+    ("docker", "docker.io"),
     ("mmdebstrap", "mmdebstrap"),
     ("dockerd", "docker.io"),
     ("iptables", "iptables"),
@@ -46,7 +51,7 @@ pub(crate) fn run(root: &Path, args: &[String]) -> Result<()> {
     build_images(root)?;
     let built = cargo()
         .current_dir(root)
-        .args(["build", "--locked", "--release", "--package=shakedown-bench"])
+        .args(["build", "--locked", "--release", "--package=shakedown-bench", "--package=shakedown-server"])
         .status();
     if !built.context("cannot start cargo")?.success() {
         bail!("shakedown-bench could not be built");
@@ -55,6 +60,8 @@ pub(crate) fn run(root: &Path, args: &[String]) -> Result<()> {
     let stage = Stage::new(root, &root.join("target/images"))?;
     let program = target_directory(root).join("release/shakedown-bench");
     let program = stage.copy(&program, Path::new("target/bin/shakedown-bench"))?;
+    let shakedown = target_directory(root).join("release/shakedown");
+    let shakedown = stage.copy(&shakedown, Path::new("target/bin/shakedown"))?;
     // A daemon that was named is used; none of the machine's own is touched unasked.
     let (docker, host) = match env::var("DOCKER_HOST") {
         Ok(host) if !host.is_empty() => (None, host),
@@ -66,6 +73,7 @@ pub(crate) fn run(root: &Path, args: &[String]) -> Result<()> {
     };
     let mut command = Command::new(program);
     command.arg("run").arg("--images").arg(stage.path().join("target/images"));
+    command.arg("--program").arg(shakedown);
     command.args(["--docker", &host, "--user", &user.name]).args(args);
     let status = command.current_dir(stage.path()).status().context("cannot start shakedown-bench")?;
     drop(docker);

@@ -14,6 +14,7 @@ mod bench;
 mod ci;
 mod demo;
 mod images;
+mod judge;
 mod leaks;
 
 mod machine;
@@ -29,6 +30,7 @@ const TASKS: &[(&str, &str)] = &[
     ("demo", "start PostgreSQL and Redis on the native driver, use them, show that nothing is left"),
     ("ci", "everything CI runs, from the packages it needs to the suites on every driver"),
     ("images", "build the container images of the tests from Debian packages (target/images)"),
+    ("judge", "unpack hostile images with Shakedown, umoci, Podman and containerd, and compare"),
     ("leaks", "list what of Shakedown is on this machine now; exit 1 if anything is"),
     ("bench", "measure beside crun, runc, Docker and testcontainers"),
 ];
@@ -65,6 +67,7 @@ fn run(root: &Path, args: &[String]) -> Result<()> {
         "demo" => demo::run(root, rest),
         "ci" => ci::run(root, rest),
         "images" => images::run(root, rest),
+        "judge" => judge::run(root, rest),
         "leaks" => leaks::run(root, rest),
         "bench" => bench::run(root, rest),
         "help" | "-h" | "--help" => {

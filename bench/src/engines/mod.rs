@@ -3,12 +3,16 @@
 mod engine;
 mod native;
 mod oci;
+mod puller;
 mod testcontainers;
+
+pub(crate) use self::native::once;
 
 use std::time::Duration;
 
 use anyhow::{Result, bail};
 
+use self::puller::Program;
 use crate::worker::Orders;
 
 /// What a worker measures.
@@ -17,6 +21,7 @@ pub(crate) enum AnyEngine {
     Oci(oci::Oci),
     DockerEngine(engine::DockerEngine),
     Testcontainers(testcontainers::Testcontainers),
+    Puller(puller::Puller),
 }
 
 /// An engine that is ready to be measured.
@@ -36,6 +41,10 @@ pub(crate) async fn open(name: &str, orders: &Orders) -> Result<AnyEngine> {
         "crun" | "runc" => AnyEngine::Oci(oci::Oci::new(name, orders)),
         "engine" => AnyEngine::DockerEngine(engine::DockerEngine::open(orders).await?),
         "testcontainers" => AnyEngine::Testcontainers(testcontainers::Testcontainers::open(orders).await?),
+        "pull" => AnyEngine::Puller(puller::Puller::new(Program::Shakedown, orders)),
+        "docker-pull" => AnyEngine::Puller(puller::Puller::new(Program::Docker, orders)),
+        "podman-pull" => AnyEngine::Puller(puller::Puller::new(Program::Podman, orders)),
+        "skopeo-umoci" => AnyEngine::Puller(puller::Puller::new(Program::Skopeo, orders)),
         other => bail!("there is no engine `{other}`"),
     })
 }
@@ -47,6 +56,7 @@ impl Engine for AnyEngine {
             Self::Oci(engine) => engine.measure(work).await,
             Self::DockerEngine(engine) => engine.measure(work).await,
             Self::Testcontainers(engine) => engine.measure(work).await,
+            Self::Puller(engine) => engine.measure(work).await,
         }
     }
 
@@ -56,6 +66,7 @@ impl Engine for AnyEngine {
             Self::Oci(engine) => engine.close().await,
             Self::DockerEngine(engine) => engine.close().await,
             Self::Testcontainers(engine) => engine.close().await,
+            Self::Puller(engine) => engine.close().await,
         }
     }
 }

@@ -37,6 +37,14 @@ impl Shakedown {
     }
 }
 
+/// Starts one container and takes it away: what a process of its own does for `cold`.
+pub(crate) async fn once(image: &str) -> Result<()> {
+    let container = GenericContainer::new(image).command([TRUE]).wait(Wait::exit_code(0));
+    let running = container.start().await.map_err(in_one_line)?;
+    drop(running);
+    Ok(())
+}
+
 /// A failure has lines of facts and logs.
 fn in_one_line(failure: Failure) -> anyhow::Error {
     anyhow!("{}", failure.to_string().replace('\n', " | "))

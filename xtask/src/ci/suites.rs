@@ -25,6 +25,8 @@ const LIMIT: &str = "900";
 pub(super) const UNITS: &str = "unit tests";
 /// The whole-system suites, in the order they run in.
 pub(super) const SUITES: [&str; 4] = [AS_ROOT, WITH_RANGES, WITHOUT_RANGES, ON_DOCKER];
+/// The images of `tests/dockerfiles`, built on both drivers.
+pub(super) const OFFICIAL_IMAGES: [&str; 2] = ["official images: native", "official images: docker"];
 const AS_ROOT: &str = "suite: native as root";
 const WITH_RANGES: &str = "suite: native as user with subuid";
 const WITHOUT_RANGES: &str = "suite: native as user without subuid";
@@ -87,6 +89,32 @@ impl Suites<'_> {
                 }
             });
             self.leaks(suite, report);
+        }
+    }
+
+    /// Builds that take minutes, natively and in Docker; the second compares its files with those of the first.
+    pub(super) fn official_images(&self, is_ready: bool, report: &mut Report) {
+        for (step, driver) in OFFICIAL_IMAGES.into_iter().zip(["native", "docker"]) {
+            report.step(step, || {
+                if !is_ready {
+                    bail!("not run: the steps `build` and `images` have to succeed first");
+                }
+                let records = self.root.join("target/official-images");
+                if driver == "native" && records.exists() {
+                    run(Command::new("rm").arg("-r").arg(&records))?;
+                }
+                let mut command = self.in_root("cargo");
+                if driver == "docker" {
+                    command.env("SHAKEDOWN_OFFICIAL_IMAGES_COMPARED", "1");
+                }
+                command.env("SHAKEDOWN_DRIVER", driver).args([
+                    "test",
+                    "--locked",
+                    "--package=shakedown-tests",
+                ]);
+                command.args(["--test=suite", "--", "--ignored", "official_images::", "--test-threads=2"]);
+                run(&mut command)
+            });
         }
     }
 

@@ -17,6 +17,7 @@ mod slim;
 mod tree;
 
 mod busybox;
+mod debian_image;
 mod postgres;
 mod redis;
 
@@ -51,6 +52,8 @@ pub(crate) struct ImagesBuilt {
     pub(crate) postgres: PathBuf,
     /// Redis, with the contract of the official image.
     pub(crate) redis: PathBuf,
+    /// Debian with its package tools, to build images on.
+    pub(crate) debian: PathBuf,
 }
 
 /// The task: builds what is missing, and tells where everything is.
@@ -77,6 +80,7 @@ pub(crate) fn ensure(root: &Path) -> Result<ImagesBuilt> {
         busybox: image(busybox::recipe())?,
         redis: image(redis::recipe())?,
         postgres: image(postgres::recipe())?,
+        debian: image(debian_image::recipe())?,
         directory,
     })
 }
@@ -198,8 +202,13 @@ fn build(
 fn files_of(debian: &Debian, recipe: &Recipe, scratch: &Path, lock: &File) -> Result<Tree> {
     let archive = scratch.join("packages.tar");
     debian.install(recipe, &archive, scratch, lock)?;
-    let mut tree = Tree::from_tar(File::open(&archive)?, |path| slim::keeps(path, recipe.drop))?;
-    tree.retain_contents(|contents| !slim::is_perl_script(contents));
+    let keeps = |path: &str| {
+        if recipe.is_whole() { debian_image::keeps(path) } else { slim::keeps(path, recipe.drop) }
+    };
+    let mut tree = Tree::from_tar(File::open(&archive)?, keeps)?;
+    if !recipe.is_whole() {
+        tree.retain_contents(|contents| !slim::is_perl_script(contents));
+    }
     fs::remove_file(&archive)?;
     Ok(tree)
 }

@@ -21,7 +21,8 @@ pub(super) struct Recipe {
     pub(super) name: &'static str,
     /// The name of the result in the cache, with the hash over everything below; empty until [`Recipe::named`].
     pub(super) file_name: String,
-    /// The set of packages to begin with, as mmdebstrap names it: `essential`, or `extract` for none.
+    /// The set of packages to begin with, as mmdebstrap names it: `essential`, `extract` for none, or `minbase` for all
+    /// that an installed Debian has: then nothing is left out of the image.
     pub(super) variant: &'static str,
     /// The packages to install, with their dependencies.
     pub(super) packages: &'static [&'static str],
@@ -48,6 +49,11 @@ pub(super) struct Image {
 }
 
 impl Recipe {
+    /// Whether nothing is left out: the image is one to build on, so that it needs its package tools.
+    pub(super) fn is_whole(&self) -> bool {
+        self.variant == "minbase"
+    }
+
     /// This recipe with its name in the cache, when it is followed on this Debian and on the base of that name.
     pub(super) fn named(mut self, debian: &Debian, base: &str) -> Self {
         let everything = json!([
@@ -60,7 +66,7 @@ impl Recipe {
             self.before,
             self.after,
             self.drop,
-            super::slim::DROPPED,
+            if self.is_whole() { &[] } else { super::slim::DROPPED },
             self.source,
         ]);
         let hash = layout::sha256(everything.to_string().as_bytes());
