@@ -29,7 +29,7 @@
 //! DELETE /v1/session                                  → 204 (everything is taken away, the keeper ends)
 //! ```
 //!
-//! Every error is a [`Failure`](shakedown_spec::Failure) as JSON. Its status says whose fault it was: 400 the request's
+//! Every error is a [`Failure`] as JSON. Its status says whose fault it was: 400 the request's
 //! (404 what it names is not there, 413 a body over 4 MiB, or 64 MiB for containers and commands, 501 the driver cannot
 //! do it), 424 the service's (not ready, exited, image unusable), 503 there is no driver or the session ends, 500 the
 //! keeper's or the machine's. Deleting what is not there succeeds.

@@ -391,7 +391,7 @@ mod tests {
         let written =
             written.network("none").no_cache().platform("linux/arm64").pull().secret_file("key", "/run/key");
         assert_eq!(written.target("t"), build);
-        insta::assert_snapshot!("web?args.V=1".parse::<Build>().unwrap_err(), @"a build has no option `args.V`; there are `dockerfile`, `target`, `platform`, `network`, `no_cache`, `pull`, `arg.NAME`, `label.NAME`, `host.NAME` and `secret.ID`");
+        insta::assert_snapshot!("web?args.V=1".parse::<Build>().unwrap_err(), @"a build has no option `args.V`; there are `dockerfile`, `target`, `platform`, `network`, `allow`, `no_cache`, `pull`, `arg.NAME`, `label.NAME`, `host.NAME` and `secret.ID`");
         insta::assert_snapshot!("web?pull=yes".parse::<Build>().unwrap_err(), @"`pull` is `true` or `false`, not `yes`");
     }
 

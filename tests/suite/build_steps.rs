@@ -364,12 +364,12 @@ fn steps_run_as_their_user() {
 /// A step that fails is shown with its line, its code, and the end of what it wrote.
 #[test]
 fn a_failing_step_is_shown() {
-    let build = Build::inline("FROM busybox\nRUN echo fine\nRUN echo going && echo wrong >&2; exit 7\n");
+    let build = Build::inline("FROM busybox\nRUN echo fine\nRUN echo going && echo wrong; exit 7\n");
     assert_refused!(build, @"
     the inline Dockerfile could not be built: RUN failed
       at tests/suite/build_steps.rs:LINE
       at:     the inline Dockerfile:3
-      line:   RUN echo going && echo wrong >&2; exit 7
+      line:   RUN echo going && echo wrong; exit 7
       reason: exit code 7
     --- RUN, all of its log
     | going
