@@ -1,9 +1,10 @@
 //! The methods every module shares: builder-lite, in any order, on the module's own type.
 
 use crate::{
-    Attachment, Build, Container, File, Healthcheck, ImageReference, Mount, Network, NetworkMode, Port,
-    PullPolicy, Wait,
+    Attachment, Build, Container, Device, File, Healthcheck, ImageReference, Mount, NamespaceMode, Network,
+    NetworkMode, Port, PullPolicy, RestartPolicy, Ulimit, Volume, VolumesFrom, Wait,
 };
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 /// Common options of containers. Every method takes and returns the module's own type, so they mix with its own.
@@ -113,6 +114,18 @@ pub trait Configure: AsMut<Container> + Sized {
         })
     }
 
+    /// Sets the variables of a file of `NAME=value` lines, as `docker run --env-file`. What `env` sets counts before it.
+    #[must_use]
+    fn env_file(self, path: impl Into<String>) -> Self {
+        self.with(|c| c.env_files.push(path.into()))
+    }
+
+    /// Sets a variable to the value that it has for the test, if it is set there.
+    #[must_use]
+    fn env_from_host(self, name: impl Into<String>) -> Self {
+        self.with(|c| c.env_from_host.push(name.into()))
+    }
+
     /// Adds a label.
     #[must_use]
     fn label(self, key: impl Into<String>, value: impl Into<String>) -> Self {
@@ -127,6 +140,12 @@ pub trait Configure: AsMut<Container> + Sized {
         self.with(|c| c.hostname = Some(name.into()))
     }
 
+    /// Sets the domain name inside the container.
+    #[must_use]
+    fn domainname(self, name: impl Into<String>) -> Self {
+        self.with(|c| c.domainname = Some(name.into()))
+    }
+
     /// Sets the working directory of the first process.
     #[must_use]
     fn workdir(self, path: impl Into<String>) -> Self {
@@ -137,6 +156,12 @@ pub trait Configure: AsMut<Container> + Sized {
     #[must_use]
     fn user(self, user: impl Into<String>) -> Self {
         self.with(|c| c.user = Some(user.into()))
+    }
+
+    /// Adds a group of the first process, by its number or by its name in the image.
+    #[must_use]
+    fn group_add(self, group: impl Into<String>) -> Self {
+        self.with(|c| c.group_add.push(group.into()))
     }
 
     /// Publishes a port of the container: a number, or a [`Port`].
@@ -163,10 +188,47 @@ pub trait Configure: AsMut<Container> + Sized {
         self.with(|c| c.mounts.push(mount))
     }
 
+    /// Mounts a volume.
+    #[must_use]
+    fn volume(self, volume: &Volume, target: impl Into<String>) -> Self {
+        self.mount(Mount::volume(volume, target))
+    }
+
+    /// Mounts what the running container of this id has mounted, at the same places: bind mounts, volumes, and what its
+    /// image declares as volumes.
+    #[must_use]
+    fn volumes_from(self, id: impl Into<String>) -> Self {
+        self.with(|c| c.volumes_from.push(VolumesFrom { id: id.into(), read_only: false }))
+    }
+
+    /// Gives the container a device of the host: `/dev/fuse`, or `/dev/fuse:/dev/other:rw`.
+    #[must_use]
+    fn device(self, device: impl Into<Device>) -> Self {
+        self.with(|c| c.devices.push(device.into()))
+    }
+
+    /// Gives the container a device by its name in the Container Device Interface, such as `nvidia.com/gpu=all`.
+    #[must_use]
+    fn cdi_device(self, name: impl Into<String>) -> Self {
+        self.with(|c| c.cdi_devices.push(name.into()))
+    }
+
+    /// Whose System V objects, POSIX message queues and `/dev/shm` the container sees.
+    #[must_use]
+    fn ipc(self, mode: NamespaceMode) -> Self {
+        self.with(|c| c.ipc = mode)
+    }
+
+    /// Whose processes the container sees.
+    #[must_use]
+    fn pid(self, mode: NamespaceMode) -> Self {
+        self.with(|c| c.pid = mode)
+    }
+
     /// Joins a network.
     #[must_use]
     fn network(self, network: &Network) -> Self {
-        self.with(|c| c.networks.push(Attachment { network: network.clone(), aliases: Vec::new() }))
+        self.with(|c| c.networks.push(Attachment::to(network)))
     }
 
     /// A further name on the network joined last; put it after [`network`](Configure::network).
@@ -176,6 +238,36 @@ pub trait Configure: AsMut<Container> + Sized {
             Some(last) => last.aliases.push(alias.into()),
             None => c.name = Some(alias.into()),
         })
+    }
+
+    /// Chooses the address on the network joined last, which has to declare its subnet; put it after
+    /// [`network`](Configure::network).
+    #[must_use]
+    fn ip(self, address: impl Into<Ipv4Addr>) -> Self {
+        self.with(|c| {
+            if let Some(last) = c.networks.last_mut() {
+                last.ip = Some(address.into());
+            }
+        })
+    }
+
+    /// Lets the container reach what listens on this port of this machine, on loopback only as well, as
+    /// `host.docker.internal` and as `host.testcontainers.internal`.
+    ///
+    /// ```
+    /// use shakedown_spec::{Configure, GenericContainer};
+    ///
+    /// let api = std::net::TcpListener::bind("127.0.0.1:0")?;
+    /// let port = api.local_addr()?.port();
+    /// let shop = GenericContainer::new("shop")
+    ///     .host_port(port)
+    ///     .env("API", format!("http://host.docker.internal:{port}/"));
+    /// # assert_eq!(shop.0.host_ports, [port]);
+    /// # Ok::<_, std::io::Error>(())
+    /// ```
+    #[must_use]
+    fn host_port(self, port: u16) -> Self {
+        self.with(|c| c.host_ports.push(port))
     }
 
     /// Gives the container another network than its own; see [`NetworkMode`].
@@ -234,6 +326,50 @@ pub trait Configure: AsMut<Container> + Sized {
         self.with(|c| c.resources.memory = Some(bytes))
     }
 
+    /// Keeps so many bytes of the log, the newest; 64 MiB when it is not said.
+    #[must_use]
+    fn log_limit(self, bytes: u64) -> Self {
+        self.with(|c| c.log_limit = Some(bytes))
+    }
+
+    /// Limits memory and swap together, in bytes; the value of [`memory`](Self::memory) means no swap.
+    #[must_use]
+    fn memory_swap(self, bytes: u64) -> Self {
+        self.with(|c| c.resources.memory_swap = Some(bytes))
+    }
+
+    /// Keeps this much memory, in bytes, for the container when the machine runs short of it.
+    #[must_use]
+    fn memory_reservation(self, bytes: u64) -> Self {
+        self.with(|c| c.resources.memory_reservation = Some(bytes))
+    }
+
+    /// Weighs the container against others where processors are scarce: 2 to 262,144, where 1024 is usual.
+    #[must_use]
+    fn cpu_shares(self, shares: u64) -> Self {
+        self.with(|c| c.resources.cpu_shares = Some(shares))
+    }
+
+    /// Keeps the container to these processors: `0-2,7`.
+    #[must_use]
+    fn cpuset_cpus(self, list: impl Into<String>) -> Self {
+        let list = list.into();
+        self.with(|c| c.resources.cpuset_cpus = Some(list))
+    }
+
+    /// Keeps the container's memory to these nodes: `0`.
+    #[must_use]
+    fn cpuset_mems(self, list: impl Into<String>) -> Self {
+        let list = list.into();
+        self.with(|c| c.resources.cpuset_mems = Some(list))
+    }
+
+    /// Weighs the container against others where disks are busy: 10 to 1000.
+    #[must_use]
+    fn blkio_weight(self, weight: u16) -> Self {
+        self.with(|c| c.resources.blkio_weight = Some(weight))
+    }
+
     /// Limits the number of processes and threads.
     #[must_use]
     fn pids_limit(self, pids: u64) -> Self {
@@ -266,6 +402,50 @@ pub trait Configure: AsMut<Container> + Sized {
         self.with(|c| c.cap_drop.push(capability.into()))
     }
 
+    /// Adds a security option as `docker run --security-opt` takes it: `no-new-privileges`, `seccomp=unconfined`,
+    /// `seccomp=profile.json`, `apparmor=PROFILE`, `label=type:TYPE`, `systempaths=unconfined`.
+    #[must_use]
+    fn security_opt(self, option: impl Into<String>) -> Self {
+        self.with(|c| c.security_opt.push(option.into()))
+    }
+
+    /// Limits a resource of the first process (`nofile`, `nproc`, `core`, …); see getrlimit(2).
+    #[must_use]
+    fn ulimit(self, name: impl Into<String>, soft: u64, hard: u64) -> Self {
+        self.with(|c| c.resources.ulimits.push(Ulimit { name: name.into(), soft, hard }))
+    }
+
+    /// Sets the size of `/dev/shm`, in bytes (default: 64 MiB).
+    #[must_use]
+    fn shm_size(self, bytes: u64) -> Self {
+        self.with(|c| c.resources.shm_size = Some(bytes))
+    }
+
+    /// Sets a kernel parameter of the container's own namespaces.
+    #[must_use]
+    fn sysctl(self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.with(|c| {
+            c.sysctls.insert(name.into(), value.into());
+        })
+    }
+
+    /// Changes what a driver makes of the declaration, for what has no option; see [`Container::raw`].
+    ///
+    /// ```
+    /// use shakedown_spec::{Configure, GenericContainer};
+    ///
+    /// let patched = GenericContainer::new("busybox")
+    ///     .raw("docker", serde_json::json!({"HostConfig": {"OomScoreAdj": 500}}))
+    ///     .raw("native", serde_json::json!({"process": {"oomScoreAdj": 500}}));
+    /// # assert_eq!(patched.0.raw.len(), 2);
+    /// ```
+    #[must_use]
+    fn raw(self, driver: impl Into<String>, patch: serde_json::Value) -> Self {
+        self.with(|c| {
+            c.raw.insert(driver.into(), patch);
+        })
+    }
+
     /// Makes the root file system read-only.
     #[must_use]
     fn read_only(self) -> Self {
@@ -296,6 +476,44 @@ pub trait Configure: AsMut<Container> + Sized {
     #[must_use]
     fn stop_timeout(self, timeout: Duration) -> Self {
         self.with(|c| c.stop_timeout = Some(timeout))
+    }
+
+    /// Gives the first process a terminal: programs then write as they do for a person. Its output is one stream.
+    #[must_use]
+    fn tty(self, tty: bool) -> Self {
+        self.with(|c| c.tty = tty)
+    }
+
+    /// Keeps the first process's input open for `attach`; by default it reads an empty one.
+    #[must_use]
+    fn stdin_open(self, open: bool) -> Self {
+        self.with(|c| c.stdin_open = open)
+    }
+
+    /// Puts a small init in front of the program, as `docker run --init`: it is process 1, forwards signals, collects
+    /// the processes that nobody waits for, and ends as the program does.
+    #[must_use]
+    fn init(self, init: bool) -> Self {
+        self.with(|c| c.init = init)
+    }
+
+    /// Starts the container again when it has ended. See [`RestartPolicy`].
+    ///
+    /// ```
+    /// use shakedown_spec::{Configure, GenericContainer, RestartPolicy};
+    ///
+    /// let worker = GenericContainer::new("worker").restart(RestartPolicy::on_failure_at_most(3));
+    /// # assert_eq!(worker.0.restart.to_string(), "on-failure:3");
+    /// ```
+    #[must_use]
+    fn restart(self, policy: RestartPolicy) -> Self {
+        self.with(|c| c.restart = policy)
+    }
+
+    /// Removes the container when it has ended, as `docker run --rm`.
+    #[must_use]
+    fn auto_remove(self, remove: bool) -> Self {
+        self.with(|c| c.auto_remove = remove)
     }
 }
 

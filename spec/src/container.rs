@@ -1,10 +1,12 @@
 //! The declaration of one container.
 
 use crate::{
-    Build, File, Healthcheck, Licence, Mount, Network, NetworkMode, Port, PullPolicy, Resources, Wait, serial,
+    Build, Device, File, Healthcheck, Licence, Mount, NamespaceMode, Network, NetworkMode, Port, PullPolicy,
+    Resources, RestartPolicy, VolumesFrom, Wait, serial,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 /// What should run, and when it is ready. Fields left empty mean what the image says.
@@ -30,18 +32,33 @@ pub struct Container {
     /// Environment variables, on top of the image's.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
+    /// Files of `NAME=value` lines, as `docker run --env-file` reads them; `env` counts before them. A line with a name
+    /// alone is as one of `env_from_host`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub env_files: Vec<String>,
+    /// Names of variables that have the values they have for the test; one that is not set there is not set.
+    ///
+    /// The client that starts the container puts the values into `env`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub env_from_host: Vec<String>,
     /// Labels for tools that list containers.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
     /// Host name inside the container; the name when unset.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hostname: Option<String>,
+    /// Domain name (NIS) inside the container.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub domainname: Option<String>,
     /// Working directory of the first process.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub workdir: Option<String>,
     /// `user`, `uid`, `user:group` or `uid:gid` of the first process.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
+    /// Further groups of the first process, by number or by their names in the image.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub group_add: Vec<String>,
     /// The user that the image's entry point changes to anyway, such as `postgres`.
     ///
     /// Where only one user id can be mapped (an ordinary user without `/etc/subuid`), the container runs as this
@@ -57,6 +74,24 @@ pub struct Container {
     /// Mounts.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub mounts: Vec<Mount>,
+    /// Containers whose bind mounts and volumes are mounted here as well.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub volumes_from: Vec<VolumesFrom>,
+    /// Devices of the host.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub devices: Vec<Device>,
+    /// Devices by their names in the Container Device Interface, such as `nvidia.com/gpu=all`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub cdi_devices: Vec<String>,
+    /// Whose System V objects, POSIX message queues and `/dev/shm` the container sees.
+    #[serde(skip_serializing_if = "NamespaceMode::is_private")]
+    pub ipc: NamespaceMode,
+    /// Whose processes the container sees.
+    #[serde(skip_serializing_if = "NamespaceMode::is_private")]
+    pub pid: NamespaceMode,
+    /// Whose control groups the container sees: its own, or the host's.
+    #[serde(skip_serializing_if = "NamespaceMode::is_private")]
+    pub cgroupns: NamespaceMode,
     /// Networks to join.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub networks: Vec<Attachment>,
@@ -94,11 +129,25 @@ pub struct Container {
     pub cap_drop: Vec<String>,
     /// Whether set-user-id programs gain nothing.
     pub no_new_privileges: bool,
+    /// Security options as `docker run --security-opt` takes them; see
+    /// [`security_opt`](crate::Configure::security_opt).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub security_opt: Vec<String>,
+    /// Paths of which nothing can be read, instead of Docker's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub masked_paths: Option<Vec<String>>,
+    /// Paths that can only be read, instead of Docker's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub readonly_paths: Option<Vec<String>>,
     /// Whether the root file system can only be read.
     pub read_only: bool,
     /// Kernel parameters of the container's own namespaces.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub sysctls: BTreeMap<String, String>,
+    /// TCP and UDP ports of this machine that the container reaches as `host.docker.internal` and
+    /// `host.testcontainers.internal`, also those that listen on loopback only.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub host_ports: Vec<u16>,
     /// Extra lines of `/etc/hosts`: name to address, or to `host-gateway`, the host.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub extra_hosts: BTreeMap<String, String>,
@@ -108,6 +157,25 @@ pub struct Container {
     /// How long the container may take to stop before it is killed; 10 s when unset.
     #[serde(rename = "stop_timeout_ms", with = "serial::millis", skip_serializing_if = "Option::is_none")]
     pub stop_timeout: Option<Duration>,
+    /// Whether the first process has a terminal; its output is then one stream.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub tty: bool,
+    /// Whether the first process has an input that `attach` writes to; otherwise it reads an empty one.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub stdin_open: bool,
+    /// Whether the first process is a small init that forwards signals to the program and collects what it leaves.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub init: bool,
+    /// Whether it is started again when its first process has ended.
+    #[serde(skip_serializing_if = "RestartPolicy::is_no")]
+    pub restart: RestartPolicy,
+    /// Whether it is removed when it has ended.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub auto_remove: bool,
+    /// What has no option: by the name of a driver, a JSON document that is merged (RFC 7396) into what that driver makes
+    /// of the declaration. For `docker` the body of its create request, for `native` the OCI runtime specification.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub raw: BTreeMap<String, serde_json::Value>,
     /// When to ask the registry for the image; what `shakedown.toml` says, else `missing`, when unset.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pull_policy: Option<PullPolicy>,
@@ -118,6 +186,9 @@ pub struct Container {
     /// another name is refused; see [`compatible_image`](crate::Configure::compatible_image). Empty means any.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub compatible: Vec<String>,
+    /// How many bytes of its log are kept, the newest; 64 MiB when unset.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log_limit: Option<u64>,
     /// What the user has to accept before the container may run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub licence: Option<Licence>,
@@ -182,6 +253,37 @@ pub struct Attachment {
     /// Names by which others on this network reach the container, besides its own name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub aliases: Vec<String>,
+    /// Its address; a free one when unset. The network has to declare its subnet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ip: Option<Ipv4Addr>,
+}
+
+impl Attachment {
+    /// The membership in `network`, with no further names and any address.
+    #[must_use]
+    pub fn to(network: &Network) -> Self {
+        Self { network: network.clone(), aliases: Vec::new(), ip: None }
+    }
+
+    /// A further name.
+    #[must_use]
+    pub fn alias(mut self, alias: impl Into<String>) -> Self {
+        self.aliases.push(alias.into());
+        self
+    }
+
+    /// Chooses the address.
+    #[must_use]
+    pub fn ip(mut self, address: impl Into<Ipv4Addr>) -> Self {
+        self.ip = Some(address.into());
+        self
+    }
+}
+
+impl From<&Network> for Attachment {
+    fn from(network: &Network) -> Self {
+        Self::to(network)
+    }
 }
 
 /// Any image, without a module: what it needs is declared with [`Configure`](crate::Configure).

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::net::IpAddr;
 use std::str::FromStr;
 
 /// The transport of a port.
@@ -39,25 +40,42 @@ pub struct Port {
     /// The port of the host; a free one is chosen when unset.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host: Option<u16>,
+    /// The address of the host to publish at; loopback, which nobody else reaches, when unset.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<IpAddr>,
 }
 
 impl Port {
     /// A TCP port, published on a free port of the host.
     #[must_use]
     pub fn tcp(container: u16) -> Self {
-        Self { container, protocol: Protocol::Tcp, host: None }
+        Self { container, protocol: Protocol::Tcp, host: None, address: None }
     }
 
     /// A UDP port, published on a free port of the host.
     #[must_use]
     pub fn udp(container: u16) -> Self {
-        Self { container, protocol: Protocol::Udp, host: None }
+        Self { protocol: Protocol::Udp, ..Self::tcp(container) }
+    }
+
+    /// An SCTP port, published on a free port of the host, where the driver can do it.
+    #[must_use]
+    pub fn sctp(container: u16) -> Self {
+        Self { protocol: Protocol::Sctp, ..Self::tcp(container) }
     }
 
     /// Publishes on this port of the host instead of a free one.
     #[must_use]
     pub fn on_host(mut self, port: u16) -> Self {
         self.host = Some(port);
+        self
+    }
+
+    /// Publishes at this address of the host instead of loopback: `0.0.0.0` is all of them, on IPv6 as well, and lets
+    /// other machines in.
+    #[must_use]
+    pub fn at(mut self, address: impl Into<IpAddr>) -> Self {
+        self.address = Some(address.into());
         self
     }
 }
@@ -77,9 +95,14 @@ impl fmt::Display for Port {
 impl FromStr for Port {
     type Err = String;
 
-    /// Reads `80`, `80/tcp`, `53/udp` and `8080:80/tcp` (host first), as Docker writes them.
+    /// Reads `80`, `80/tcp`, `53/udp`, `8080:80/tcp` (host first) and `0.0.0.0:8080:80`, as Docker writes them; an IPv6
+    /// address stands in brackets.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let wrong = || format!("`{text}` is not a port: expected forms like `80`, `53/udp`, `8080:80/tcp`");
+        let wrong = || {
+            format!(
+                "`{text}` is not a port: expected forms like `80`, `53/udp`, `8080:80/tcp`, `0.0.0.0:8080:80`"
+            )
+        };
         let (numbers, protocol) = match text.split_once('/') {
             None => (text, Protocol::Tcp),
             Some((numbers, "tcp")) => (numbers, Protocol::Tcp),
@@ -88,11 +111,20 @@ impl FromStr for Port {
             Some(_) => return Err(wrong()),
         };
         let number = |digits: &str| digits.parse::<u16>().ok().filter(|port| *port != 0).ok_or_else(wrong);
-        let (host, container) = match numbers.split_once(':') {
-            None => (None, number(numbers)?),
-            Some((host, container)) => (Some(number(host)?), number(container)?),
+        let Some((before, container)) = numbers.rsplit_once(':') else {
+            return Ok(Self { container: number(numbers)?, protocol, host: None, address: None });
         };
-        Ok(Self { container, protocol, host })
+        let (address, host) = match before.rsplit_once(':') {
+            None => (None, Some(number(before)?)),
+            Some((address, host)) => {
+                let bare =
+                    address.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(address);
+                let address = bare.parse::<IpAddr>().map_err(|_| wrong())?;
+                // Nothing between the colons is a free port at this address.
+                (Some(address), if host.is_empty() { None } else { Some(number(host)?) })
+            }
+        };
+        Ok(Self { container: number(container)?, protocol, host, address })
     }
 }
 
@@ -123,10 +155,21 @@ impl Endpoints {
     /// The host's port that leads to TCP port `container`, if that port was declared.
     #[must_use]
     pub fn tcp(&self, container: u16) -> Option<u16> {
-        self.published
-            .iter()
-            .find(|port| port.container == container && port.protocol == Protocol::Tcp)
-            .map(|port| port.host)
+        self.host_port(container, Protocol::Tcp)
+    }
+
+    /// The host's port that leads to UDP port `container`, if that port was declared.
+    #[must_use]
+    pub fn udp(&self, container: u16) -> Option<u16> {
+        self.host_port(container, Protocol::Udp)
+    }
+
+    /// The host's port that leads to this port, if it was declared.
+    #[must_use]
+    pub fn host_port(&self, container: u16, protocol: Protocol) -> Option<u16> {
+        let found =
+            self.published.iter().find(|port| port.container == container && port.protocol == protocol);
+        found.map(|port| port.host)
     }
 
     /// The host as it stands in a URL: an IPv6 address gets its brackets.
@@ -139,6 +182,7 @@ impl Endpoints {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::{Ipv4Addr, Ipv6Addr};
 
     /// A user who writes a port as Docker does gets what Docker gives.
     #[test]
@@ -146,7 +190,9 @@ mod tests {
         assert_eq!("80".parse(), Ok(Port::tcp(80)));
         assert_eq!("53/udp".parse(), Ok(Port::udp(53)));
         assert_eq!("8080:80/tcp".parse(), Ok(Port::tcp(80).on_host(8080)));
-        for wrong in ["", "0", "65536", "80/http", "a:80", "80:", "1:2:3"] {
+        assert_eq!("0.0.0.0:8080:80".parse(), Ok(Port::tcp(80).on_host(8080).at(Ipv4Addr::UNSPECIFIED)));
+        assert_eq!("[::1]::53/udp".parse(), Ok(Port::udp(53).at(Ipv6Addr::LOCALHOST)));
+        for wrong in ["", "0", "65536", "80/http", "a:80", "80:", "1:2:3", "::80", "1.2.3:1:80", ":80"] {
             assert!(wrong.parse::<Port>().is_err(), "{wrong}");
         }
     }

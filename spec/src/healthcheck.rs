@@ -19,6 +19,9 @@ pub struct Healthcheck {
     /// How long failures do not count after the start; 0 when unset.
     #[serde(rename = "start_period_ms", with = "serial::millis", skip_serializing_if = "Option::is_none")]
     pub start_period: Option<Duration>,
+    /// Time between two checks while failures do not count; 5 s when unset.
+    #[serde(rename = "start_interval_ms", with = "serial::millis", skip_serializing_if = "Option::is_none")]
+    pub start_interval: Option<Duration>,
     /// Failures in a row until the container counts as unhealthy; 3 when unset.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retries: Option<u32>,
@@ -43,6 +46,13 @@ impl Healthcheck {
         self
     }
 
+    /// Time one check may take.
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
     /// Failures in a row until the container counts as unhealthy.
     #[must_use]
     pub fn retries(mut self, retries: u32) -> Self {
@@ -55,6 +65,19 @@ impl Healthcheck {
     pub fn start_period(mut self, period: Duration) -> Self {
         self.start_period = Some(period);
         self
+    }
+
+    /// Time between two checks while failures do not count.
+    #[must_use]
+    pub fn start_interval(mut self, interval: Duration) -> Self {
+        self.start_interval = Some(interval);
+        self
+    }
+
+    /// No check: switches off the image's own one.
+    #[must_use]
+    pub fn none() -> Self {
+        Self { test: vec!["NONE".to_owned()], ..Self::default() }
     }
 
     /// The argument vector to run in the container, or `None` if the check is switched off.

@@ -1,4 +1,4 @@
-//! Licences that a user has to accept himself.
+//! Licences that only a user can accept.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,6 +1,6 @@
 //! Files put into a container before it starts, and mounts.
 
-use crate::serial;
+use crate::{Volume, serial};
 use serde::{Deserialize, Serialize};
 
 /// A file or directory put into the container before its first process starts.
@@ -74,7 +74,46 @@ pub struct Mount {
 impl Mount {
     /// The host's file or directory `source` at `target`.
     pub fn bind(source: impl Into<String>, target: impl Into<String>) -> Self {
-        Self { target: target.into(), source: MountSource::Bind { source: source.into() }, read_only: false }
+        Self { target: target.into(), source: MountSource::host(source), read_only: false }
+    }
+
+    /// A volume at `target`.
+    pub fn volume(volume: &Volume, target: impl Into<String>) -> Self {
+        let source = MountSource::Volume { volume: volume.clone() };
+        Self { target: target.into(), source, read_only: false }
+    }
+
+    /// The files of an image at `target`; they can only be read.
+    pub fn image(image: impl Into<String>, target: impl Into<String>) -> Self {
+        let source = MountSource::Image { image: image.into(), subpath: None };
+        Self { target: target.into(), source, read_only: true }
+    }
+
+    /// Shows only the file or directory at this path of the image.
+    #[must_use]
+    pub fn subpath(mut self, path: impl Into<String>) -> Self {
+        if let MountSource::Image { subpath, .. } = &mut self.source {
+            *subpath = Some(path.into());
+        }
+        self
+    }
+
+    /// Whether what is mounted on one side of a bind mount later is seen on the other.
+    #[must_use]
+    pub fn propagation(mut self, propagation: Propagation) -> Self {
+        if let MountSource::Bind { options, .. } = &mut self.source {
+            options.propagation = Some(propagation);
+        }
+        self
+    }
+
+    /// Gives the source of a bind mount an SELinux label by which containers may use it: Docker's `:z` and `:Z`.
+    #[must_use]
+    pub fn relabel(mut self, relabel: Relabel) -> Self {
+        if let MountSource::Bind { options, .. } = &mut self.source {
+            options.relabel = Some(relabel);
+        }
+        self
     }
 
     /// An empty file system in memory at `target`.
@@ -84,6 +123,24 @@ impl Mount {
             source: MountSource::Tmpfs { size: None, mode: None },
             read_only: false,
         }
+    }
+
+    /// Limits the size of a file system in memory, in bytes.
+    #[must_use]
+    pub fn size(mut self, bytes: u64) -> Self {
+        if let MountSource::Tmpfs { size, .. } = &mut self.source {
+            *size = Some(bytes);
+        }
+        self
+    }
+
+    /// Sets the permission bits of the root of a file system in memory, such as `0o700`.
+    #[must_use]
+    pub fn mode(mut self, bits: u32) -> Self {
+        if let MountSource::Tmpfs { mode, .. } = &mut self.source {
+            *mode = Some(bits);
+        }
+        self
     }
 
     /// Makes the mount read-only.
@@ -102,6 +159,22 @@ pub enum MountSource {
     Bind {
         /// Absolute path on the host; it has to exist.
         source: String,
+        /// How.
+        #[serde(default, flatten)]
+        options: BindOptions,
+    },
+    /// A volume.
+    Volume {
+        /// The volume.
+        volume: Volume,
+    },
+    /// The files of an image, read-only.
+    Image {
+        /// The image, as of a container: a reference or a source.
+        image: String,
+        /// The file or directory in it that is shown; all of it when unset.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        subpath: Option<String>,
     },
     /// A file system in memory, gone with the container.
     Tmpfs {
@@ -112,4 +185,45 @@ pub enum MountSource {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         mode: Option<u32>,
     },
+}
+
+impl MountSource {
+    /// A file or directory of the host, with everything else as usual.
+    pub fn host(source: impl Into<String>) -> Self {
+        Self::Bind { source: source.into(), options: BindOptions::default() }
+    }
+}
+
+/// How a part of the host is mounted.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(default)]
+pub struct BindOptions {
+    /// Whether later mounts are passed on; not at all when unset.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub propagation: Option<Propagation>,
+    /// Which SELinux label the source gets; it keeps its own when unset.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub relabel: Option<Relabel>,
+}
+
+/// Whether what is mounted below a bind mount later is seen on its other side (mount_namespaces(7)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Propagation {
+    /// In neither direction.
+    Rprivate,
+    /// What the host mounts is seen in the container.
+    Rslave,
+    /// In both directions.
+    Rshared,
+}
+
+/// For whom the source of a bind mount is labelled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Relabel {
+    /// For all containers (`z`).
+    Shared,
+    /// For this container alone (`Z`).
+    Private,
 }

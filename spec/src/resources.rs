@@ -14,9 +14,24 @@ pub struct Resources {
     /// Memory plus swap in bytes; equal to `memory` means no swap.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory_swap: Option<u64>,
+    /// Memory in bytes that the container keeps when the machine runs short of it: a soft limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_reservation: Option<u64>,
     /// CPU time in thousandths of one processor: 1500 is one and a half.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cpu_millis: Option<u64>,
+    /// Weight against others where processors are scarce: 2 to 262,144; 1024 is that of a container without it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_shares: Option<u64>,
+    /// Processors the container may use, by number: `0-2,7`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpuset_cpus: Option<String>,
+    /// Memory nodes the container may use, by number: `0`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpuset_mems: Option<String>,
+    /// Weight against others where disks are busy: 10 to 1000.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub blkio_weight: Option<u16>,
     /// Number of processes and threads.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pids: Option<u64>,
@@ -36,6 +51,11 @@ impl Resources {
             || self.memory_swap.is_some()
             || self.cpu_millis.is_some()
             || self.pids.is_some()
+            || self.memory_reservation.is_some()
+            || self.cpu_shares.is_some()
+            || self.cpuset_cpus.is_some()
+            || self.cpuset_mems.is_some()
+            || self.blkio_weight.is_some()
     }
 }
 
