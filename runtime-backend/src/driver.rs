@@ -13,8 +13,8 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 use shakedown_spec::{
-    Container, Endpoints, Failure, FailureKind, Healthcheck, ImageReference, ImageSource, Network, Platform,
-    PullPolicy, Stream,
+    Attachment, Container, Endpoints, Failure, FailureKind, Healthcheck, ImageReference, ImageSource,
+    Network, Platform, PullPolicy, Stream,
 };
 use std::collections::BTreeMap;
 use std::fmt;
@@ -104,10 +104,20 @@ pub trait Driver: Send + Sync + fmt::Debug {
     /// Removes the network; one that is not there is no error.
     async fn remove_network(&self, key: &str) -> Result<()>;
 
+    /// Connects a container, created or running, with a network that is there.
+    async fn connect_network(&self, id: &str, joined: &Attachment) -> Result<()>;
+
+    /// Takes a container, created or running, from a network.
+    async fn disconnect_network(&self, id: &str, key: &str) -> Result<()>;
+
+    /// Removes a volume of the session; one that is not there is no error.
+    async fn remove_volume(&self, key: &str) -> Result<()>;
+
     /// Makes the container without starting it: file system, declared files, ports. The ports are final.
     async fn create(&self, request: Create) -> Result<Endpoints>;
 
-    /// Starts the first process; its output goes to `log`, which is closed after the last byte.
+    /// Starts the first process; its output goes to `log`, which is closed after the last byte. When it has ended, it may
+    /// be started again: files, networks and ports are the same.
     async fn start(&self, id: &str, log: Arc<LogBook>) -> Result<()>;
 
     /// Resolves when the first process has ended. Several callers may wait; a later caller gets the same answer.
@@ -115,6 +125,25 @@ pub trait Driver: Send + Sync + fmt::Debug {
 
     /// Sends a signal to the first process.
     async fn kill(&self, id: &str, signal: &str) -> Result<()>;
+
+    /// Halts all processes of the container, until [`unpause`](Driver::unpause). A container that is paused already, and
+    /// one that is killed or removed meanwhile, is no error.
+    ///
+    /// # Errors
+    ///
+    /// The capability `pause` is missing here: [`Unsupported`](FailureKind::Unsupported).
+    async fn pause(&self, id: &str) -> Result<()>;
+
+    /// Lets the processes go on.
+    async fn unpause(&self, id: &str) -> Result<()>;
+
+    /// The input and the terminal of the first process, which are the same for all who ask.
+    async fn attach(&self, id: &str) -> Result<Attached>;
+
+    /// What the driver itself knows of the container's health; `None` if it makes no checks.
+    async fn health(&self, _id: &str) -> Result<Option<Health>> {
+        Ok(None)
+    }
 
     /// Removes the container and everything made for it, killing it first if it runs.
     async fn remove(&self, id: &str) -> Result<()>;
@@ -127,6 +156,13 @@ pub trait Driver: Send + Sync + fmt::Debug {
 
     /// A tar stream with one top entry: the file or directory at `path` of the container.
     async fn copy_out(&self, id: &str, path: &str) -> Result<Pin<Box<dyn AsyncRead + Send>>>;
+
+    /// What the container uses now.
+    ///
+    /// # Errors
+    ///
+    /// It does not run.
+    async fn usage(&self, id: &str) -> Result<Usage>;
 
     /// Whether something listens on this TCP port, asked inside the container's network.
     async fn listening(&self, id: &str, port: u16) -> Result<bool>;
@@ -147,6 +183,11 @@ pub trait Driver: Send + Sync + fmt::Debug {
     /// the way out. Never, for a driver that can connect again.
     async fn lost(&self) {
         std::future::pending::<()>().await;
+    }
+
+    /// Whether that has happened already, seen at once: before anybody can see that the containers are gone.
+    fn is_lost(&self) -> bool {
+        false
     }
 
     /// Removes whatever a dead session of this name left behind.
@@ -221,6 +262,8 @@ pub struct Create {
     pub container: Container,
     /// Its image, resolved by the same driver.
     pub image: Image,
+    /// The images that it mounts, by the names they have in the declaration.
+    pub mounted: BTreeMap<String, Image>,
 }
 
 /// How a process ended.
@@ -246,6 +289,22 @@ impl fmt::Display for Exit {
     }
 }
 
+/// What a container uses; what cannot be known here is `None`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Usage {
+    /// Memory in bytes, without the page cache that can be had back at once: as `docker stats` counts.
+    pub memory: Option<u64>,
+    /// The most memory it may use, if that is limited.
+    pub memory_limit: Option<u64>,
+    /// Processor time in nanoseconds since it started.
+    pub cpu_ns: Option<u64>,
+    /// Number of processes and threads.
+    pub pids: Option<u64>,
+    /// The most processes and threads it may have, if that is limited.
+    pub pids_limit: Option<u64>,
+}
+
 /// A further process to run in a container.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -262,6 +321,43 @@ pub struct ExecRequest {
     pub stdin: bool,
     /// Whether the process gets a terminal; its output is then one stream.
     pub tty: bool,
+    /// The size of the terminal; the kernel's (0 × 0, which programs take for 80 × 24) when unset.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub size: Option<TerminalSize>,
+}
+
+/// The size of a terminal, in characters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TerminalSize {
+    /// Lines.
+    pub rows: u16,
+    /// Characters in a line.
+    pub columns: u16,
+}
+
+/// Changes the size of a terminal; the programs in it are told by a signal.
+pub type Resize = Arc<dyn Fn(TerminalSize) -> BoxFuture<'static, Result<()>> + Send + Sync>;
+
+/// Ends a further process at once.
+pub type Abort = Arc<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>;
+
+/// An input that several may write to; `None` once it has been closed.
+pub type SharedInput = Arc<tokio::sync::Mutex<Option<Pin<Box<dyn AsyncWrite + Send>>>>>;
+
+/// A way into a container's first process. Its output is in its log.
+#[derive(Clone, Default)]
+pub struct Attached {
+    /// Its input, if it was declared with one.
+    pub input: Option<SharedInput>,
+    /// Sets the size of its terminal, if it was declared with one.
+    pub resize: Option<Resize>,
+}
+
+impl fmt::Debug for Attached {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Attached").finish_non_exhaustive()
+    }
 }
 
 impl ExecRequest {
@@ -279,12 +375,61 @@ pub struct Exec {
     pub stdin: Option<Pin<Box<dyn AsyncWrite + Send>>>,
     /// How it ended; resolves after the output has ended.
     pub exit: BoxFuture<'static, Result<Exit>>,
+    /// Sets the size of its terminal, if it has one.
+    pub resize: Option<Resize>,
+    /// Kills it, where the driver can.
+    pub abort: Option<Abort>,
 }
 
 impl fmt::Debug for Exec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Exec").finish_non_exhaustive()
     }
+}
+
+/// How a container fares by its health check, in Docker's terms.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Health {
+    /// The verdict.
+    pub status: HealthStatus,
+    /// How many checks in a row have failed and count.
+    pub failing_streak: u32,
+    /// The last five checks, the newest last.
+    pub log: Vec<HealthProbe>,
+}
+
+/// The verdict of the health checks so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HealthStatus {
+    /// No check has succeeded, and not enough have failed.
+    #[default]
+    Starting,
+    /// The last check that counts succeeded.
+    Healthy,
+    /// As many checks in a row as declared have failed.
+    Unhealthy,
+}
+
+impl fmt::Display for HealthStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Starting => "starting",
+            Self::Healthy => "healthy",
+            Self::Unhealthy => "unhealthy",
+        })
+    }
+}
+
+/// One health check.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HealthProbe {
+    /// Its exit code; -1 if it took too long or could not be run.
+    pub exit_code: i32,
+    /// What it wrote, at most 4096 bytes.
+    pub output: String,
+    /// When it ended: microseconds since 1970-01-01 00:00 UTC.
+    pub ended_us: u64,
 }
 
 /// A finished further process.

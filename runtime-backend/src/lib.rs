@@ -6,6 +6,7 @@
 pub mod build;
 pub mod detect;
 pub mod docker;
+pub mod doctor;
 pub mod driver;
 pub mod logbook;
 pub mod native;
@@ -14,16 +15,18 @@ mod changes;
 mod credentials;
 mod debian;
 mod image_files;
+mod merge;
 mod pack;
 mod pipe;
+mod relay;
 mod transfer;
 mod sockets;
 mod wanted;
 
 pub use detect::{DriverChoice, Refusal};
 pub use driver::{
-    Capability, Create, Driver, Exec, ExecOutput, ExecRequest, Exit, Image, ImageConfig, Progress, Result,
-    Socket,
+    Abort, Attached, Capability, Create, Driver, Exec, ExecOutput, ExecRequest, Exit, Health, HealthProbe,
+    HealthStatus, Image, ImageConfig, Progress, Resize, Result, SharedInput, Socket, TerminalSize, Usage,
 };
 pub use image_files::ArchiveForm;
 pub use logbook::{LogBook, LogLine};

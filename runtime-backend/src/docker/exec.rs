@@ -1,13 +1,15 @@
 //! Further processes in a running container.
 
 use super::{DockerDriver, daemon_failure};
-use crate::driver::{Exec, ExecRequest, Exit, Result};
+use crate::driver::{Exec, ExecRequest, Exit, Resize, Result, TerminalSize};
 use crate::wait::{Poll, poll};
 use bollard::Docker;
 use bollard::container::LogOutput;
+use bollard::errors::Error;
 use bollard::exec::{StartExecOptions, StartExecResults};
 use bollard::models::ExecConfig;
-use futures_util::StreamExt;
+use bollard::query_parameters::ResizeExecOptionsBuilder;
+use futures_util::{FutureExt, StreamExt, TryFutureExt};
 use shakedown_spec::{Failure, FailureKind, Stream};
 use std::io;
 use std::pin::Pin;
@@ -24,11 +26,14 @@ impl DockerDriver {
         let instance = self.instance(id)?;
         let title = format!("`{}` could not be run in {}", request.argv.join(" "), instance.service);
         let failed = |error| daemon_failure(FailureKind::ExecFailed, title.clone(), &error);
+        let size =
+            request.size.filter(|_| request.tty).map(|size| vec![size.rows.into(), size.columns.into()]);
         let config = ExecConfig {
             attach_stdin: Some(request.stdin),
             attach_stdout: Some(true),
             attach_stderr: Some(true),
             tty: Some(request.tty),
+            console_size: size,
             env: Some(request.env.iter().map(|(name, value)| format!("{name}={value}")).collect()),
             cmd: Some(request.argv.clone()),
             user: request.user.clone(),
@@ -42,6 +47,12 @@ impl DockerDriver {
                 StartExecResults::Attached { output, input } => (output, input),
                 StartExecResults::Detached => return Err(Failure::new(FailureKind::ExecFailed, title)),
             };
+        if let Some(size) = request.size.filter(|_| request.tty) {
+            // Engines before API 1.42 take no size in the request, and one only when the process is there.
+            let (docker, exec) = (self.inner.docker.clone(), exec.clone());
+            tokio::spawn(async move { poll(SETTLE, || sized(&docker, &exec, size)).await });
+        }
+        let resize = request.tty.then(|| self.resize_of(&exec, &instance.service));
         let (ended, end) = oneshot::channel::<()>();
         let output = output.map(|chunk| match chunk {
             Ok(LogOutput::StdErr { message }) => Ok((Stream::Stderr, message)),
@@ -69,7 +80,38 @@ impl DockerDriver {
                 None => Ok(exit),
             }
         };
-        Ok(Exec { output: output.boxed(), stdin: request.stdin.then(|| feed(input)), exit: Box::pin(exit) })
+        let stdin = request.stdin.then(|| feed(input));
+        Ok(Exec { output: output.boxed(), stdin, exit: Box::pin(exit), resize, abort: None })
+    }
+
+    fn resize_of(&self, exec: &str, service: &str) -> Resize {
+        let (docker, exec) = (self.inner.docker.clone(), exec.to_owned());
+        let title = format!("the size of the terminal in {service} could not be set");
+        Arc::new(move |size| {
+            let (docker, exec, title) = (docker.clone(), exec.clone(), title.clone());
+            let set = async move { resize(&docker, &exec, size).await };
+            set.map_err(move |error| daemon_failure(FailureKind::ExecFailed, title, &error)).boxed()
+        })
+    }
+}
+
+async fn sized(docker: &Docker, exec: &str, size: TerminalSize) -> Poll {
+    let options = ResizeExecOptionsBuilder::new().h(size.rows.into()).w(size.columns.into()).build();
+    match docker.resize_exec(exec, options).await {
+        Ok(()) => Poll::Ready(()),
+        Err(error) => match docker.inspect_exec(exec).await {
+            Ok(state) if state.exit_code.is_none() => Poll::NotYet(super::failures::words(&error)),
+            _ => Poll::Never("it has ended".to_owned()),
+        },
+    }
+}
+
+async fn resize(docker: &Docker, exec: &str, size: TerminalSize) -> std::result::Result<(), Error> {
+    let options = ResizeExecOptionsBuilder::new().h(size.rows.into()).w(size.columns.into()).build();
+    match docker.resize_exec(exec, options).await {
+        // One that has ended by now has no terminal any more.
+        Err(Error::DockerResponseServerError { .. }) => Ok(()),
+        other => other,
     }
 }
 
@@ -102,7 +144,7 @@ async fn exit_of(docker: &Docker, exec: &str) -> Result<Exit> {
 
 /// An input whose drop is its end: the daemon's connection is one for both directions, so the end has to be sent as a
 /// half-close.
-fn feed(mut input: Pin<Box<dyn AsyncWrite + Send>>) -> Pin<Box<dyn AsyncWrite + Send>> {
+pub(super) fn feed(mut input: Pin<Box<dyn AsyncWrite + Send>>) -> Pin<Box<dyn AsyncWrite + Send>> {
     let (near, mut far) = tokio::io::duplex(64 << 10);
     tokio::spawn(async move {
         // A process that ends without reading its input is no error.

@@ -1,15 +1,16 @@
 //! Published ports of containers that are only on internal networks.
 //!
 //! A daemon publishes nothing for them. A local one's bridges are reachable from this machine all the same, so the
-//! ports that were reserved here are served here: each connection is passed on to the container's own address. UDP
-//! is not passed on.
+//! ports that were reserved here are served here: each connection is passed on to the container's own address, and
+//! each datagram.
 
 use super::{DockerDriver, Instance};
+use crate::relay::Relay;
 use shakedown_spec::{Container, Protocol};
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::PoisonError;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::task::JoinSet;
 
 /// The listeners of one container; dropping it closes them and every connection through them.
@@ -33,6 +34,12 @@ impl DockerDriver {
             let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port.host)).await?;
             forwards.spawn(serve(listener, SocketAddr::new(address, port.container)));
         }
+        for port in published.iter().filter(|port| port.protocol == Protocol::Udp) {
+            let target = SocketAddr::new(address, port.container);
+            let relay = Relay::take(None, Some(port.host))?;
+            let mut carried = relay.serve(move || datagrams(target))?;
+            forwards.spawn(async move { while carried.join_next().await.is_some() {} });
+        }
         *instance.forwards.lock().unwrap_or_else(PoisonError::into_inner) = forwards;
         Ok(())
     }
@@ -43,7 +50,16 @@ impl DockerDriver {
     }
 }
 
-async fn serve(listener: TcpListener, target: SocketAddr) {
+/// A datagram socket that is connected to `target`.
+async fn datagrams(target: SocketAddr) -> io::Result<UdpSocket> {
+    let any: IpAddr =
+        if target.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((any, 0)).await?;
+    socket.connect(target).await?;
+    Ok(socket)
+}
+
+pub(super) async fn serve(listener: TcpListener, target: SocketAddr) {
     let mut connections = JoinSet::new();
     // An error of accept(2) is one of the connection, or passes (too many open files).
     loop {
@@ -70,10 +86,7 @@ mod tests {
         let on = |networks: &[Network]| {
             let mut container = Container::of("redis");
             container.ports.push(Port::tcp(6379));
-            container.networks = networks
-                .iter()
-                .map(|network| Attachment { network: network.clone(), aliases: Vec::new() })
-                .collect();
+            container.networks = networks.iter().map(Attachment::to).collect();
             is_needed(&container)
         };
         assert!(!on(&[]));

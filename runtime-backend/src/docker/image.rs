@@ -245,6 +245,7 @@ fn healthcheck_of(config: HealthConfig) -> Healthcheck {
         interval: duration(config.interval),
         timeout: duration(config.timeout),
         start_period: duration(config.start_period),
+        start_interval: duration(config.start_interval),
         retries: config
             .retries
             .filter(|retries| *retries > 0)

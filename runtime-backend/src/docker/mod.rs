@@ -11,18 +11,25 @@ mod exec;
 mod failures;
 mod files;
 mod forward;
+mod host_ports;
 mod image;
 mod policy;
 mod listeners;
 mod network;
 mod ports;
+mod pause;
 mod process;
 mod transfer;
+mod usage;
+mod volume;
 
 pub use discover::{Candidate, Endpoint, candidates, connect_first};
 
 use crate::build::{BuildProgress, BuildRequest};
-use crate::driver::{Capability, Create, Driver, Exec, ExecRequest, Exit, Image, Progress, Result, Socket};
+use crate::driver::{
+    Attached, Capability, Create, Driver, Exec, ExecRequest, Exit, Health, Image, Progress, Result,
+    SharedInput, Socket, Usage,
+};
 use crate::transfer::{ByteStream, ListedImage, LoadedImage, NewImage, SavedImage};
 use crate::wanted::{Runs, Wanted};
 use crate::{ArchiveForm, Bundled, LogBook};
@@ -32,13 +39,14 @@ use bollard::models::SystemInfo;
 use failures::{daemon_failure, is_gone};
 use ports::Reservations;
 use shakedown_spec::{
-    Attachment, Container, Endpoints, Failure, FailureKind, ImageReference, ImageSource, Network,
-    NetworkMode, Platform,
+    Attachment, Container, Endpoints, Failure, FailureKind, ImageReference, ImageSource, Mount, MountSource,
+    Network, NetworkMode, Platform, SecurityOptions,
 };
 use std::collections::HashMap;
 use std::fmt;
 use std::path::Path;
 use std::pin::Pin;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::io::AsyncRead;
@@ -88,8 +96,22 @@ struct Instance {
     process: Mutex<Option<(i64, String)>>,
     /// Set if the daemon publishes nothing for it.
     internal: bool,
+    /// Whether its use of memory is limited.
+    limited: bool,
+    /// Whether it was sent a signal.
+    signalled: AtomicBool,
     forwards: Mutex<forward::Forwards>,
+    /// The ports of this machine that it is to reach, and what passes them on.
+    host_ports: Vec<u16>,
+    shown: Mutex<tokio::task::JoinSet<()>>,
     exit: watch::Sender<Option<Result<Exit>>>,
+    /// The input of the first process, once started, if it was declared with one.
+    input: Mutex<Option<SharedInput>>,
+    /// Whether the first process has a terminal, and an input.
+    tty: bool,
+    stdin_open: bool,
+    /// Whether its ports are the host's.
+    host_network: bool,
 }
 
 impl DockerDriver {
@@ -148,6 +170,14 @@ impl DockerDriver {
         })
     }
 
+    fn check_host_ports(&self, container: &Container) -> Result<()> {
+        if container.host_ports.is_empty() || self.inner.endpoint.is_local() {
+            return Ok(());
+        }
+        let title = format!("{} cannot be shown ports of this machine", container.display_name());
+        Err(Failure::new(FailureKind::Unsupported, title).fact("reason", host_ports::REMOTE))
+    }
+
     /// The labels of everything this driver makes: the session's, and those by which Testcontainers' own tools list
     /// what a test made.
     fn labels(&self) -> HashMap<String, String> {
@@ -167,6 +197,9 @@ impl fmt::Debug for DockerDriver {
     }
 }
 
+/// Why what is masked is not sure to stay so; a daemon does not say which runc it has in a way that can be compared.
+const FALSE_NULL: &str = "runc before 1.2.8 and 1.3.3 masks with whatever is at /dev/null (CVE-2025-31133)";
+
 #[async_trait]
 impl Driver for DockerDriver {
     fn name(&self) -> &'static str {
@@ -180,7 +213,15 @@ impl Driver for DockerDriver {
     }
 
     fn capabilities(&self) -> Vec<Capability> {
-        capabilities(&self.inner.info)
+        let mut list = capabilities(&self.inner.info);
+        let missing = (!self.inner.endpoint.is_local()).then(|| host_ports::REMOTE.to_owned());
+        list.push(Capability { name: "host ports".to_owned(), missing });
+        list.push(Capability { name: "image mounts".to_owned(), missing: self.image_mounts_missing() });
+        list.push(Capability {
+            name: "masks with a mounted /dev".to_owned(),
+            missing: Some(FALSE_NULL.to_owned()),
+        });
+        list
     }
 
     async fn obtain(&self, wanted: &Wanted, progress: Progress) -> Result<Image> {
@@ -247,9 +288,23 @@ impl Driver for DockerDriver {
         self.drop_network(key).await
     }
 
+    async fn connect_network(&self, id: &str, joined: &Attachment) -> Result<()> {
+        self.join_network(id, joined).await
+    }
+
+    async fn disconnect_network(&self, id: &str, key: &str) -> Result<()> {
+        self.leave_network(id, key).await
+    }
+
+    async fn remove_volume(&self, key: &str) -> Result<()> {
+        self.drop_volume(key).await
+    }
+
     async fn create(&self, request: Create) -> Result<Endpoints> {
         check_files(&request.container)?;
+        self.check_options(&request.container)?;
         check_outbound(&request.container)?;
+        self.check_host_ports(&request.container)?;
         self.make_container(request).await
     }
 
@@ -280,12 +335,32 @@ impl Driver for DockerDriver {
         self.run(id, request).await
     }
 
+    async fn pause(&self, id: &str) -> Result<()> {
+        self.pause_container(id).await
+    }
+
+    async fn unpause(&self, id: &str) -> Result<()> {
+        self.unpause_container(id).await
+    }
+
+    async fn attach(&self, id: &str) -> Result<Attached> {
+        self.attached(id)
+    }
+
+    async fn health(&self, id: &str) -> Result<Option<Health>> {
+        self.health_of(id).await.map(Some)
+    }
+
     async fn copy_in(&self, id: &str, path: &str, tar: Pin<Box<dyn AsyncRead + Send>>) -> Result<()> {
         self.upload(id, path, tar).await
     }
 
     async fn copy_out(&self, id: &str, path: &str) -> Result<Pin<Box<dyn AsyncRead + Send>>> {
         self.download(id, path).await
+    }
+
+    async fn usage(&self, id: &str) -> Result<Usage> {
+        self.used(id).await
     }
 
     async fn listening(&self, id: &str, port: u16) -> Result<bool> {
@@ -325,6 +400,9 @@ fn check_files(container: &Container) -> Result<()> {
     }
 }
 
+/// Why programs in a terminal do not end with who looks at it.
+const NO_HANGUP: &str = "the engine goes on with a command whose terminal nobody looks at any more";
+
 /// What an internal network does not keep out.
 const INTERNAL: &str = "the engine's internal networks reach the machine itself, by its bridge";
 
@@ -344,6 +422,50 @@ fn check_outbound(container: &Container) -> Result<()> {
         .hint("join a network that is internal: `Network::new().internal()`"))
 }
 
+/// What the daemon warns of, if it warns of this.
+fn warned(info: &SystemInfo, of: &str) -> Option<String> {
+    let warning = info.warnings.iter().flatten().find(|warning| warning.contains(of))?;
+    Some(format!("the daemon says: {}", warning.trim_start_matches("WARNING: ")))
+}
+
+impl DockerDriver {
+    /// Why images cannot be mounted: the daemon has it from API 1.48 on.
+    fn image_mounts_missing(&self) -> Option<String> {
+        let version = self.inner.docker.client_version();
+        let old = (version.major_version, version.minor_version) < (1, 48);
+        old.then(|| format!("the daemon speaks API {version}, and mounts images from 1.48 on"))
+    }
+
+    /// Refuses what the daemon would leave out without a word, or not understand.
+    fn check_options(&self, container: &Container) -> Result<()> {
+        let refused = |what: &str, reason: &str| {
+            let title = format!("{} cannot have {what}", container.display_name());
+            Err(Failure::new(FailureKind::Unsupported, title).fact("reason", reason))
+        };
+        let shows_image = |mount: &Mount| matches!(mount.source, MountSource::Image { .. });
+        if let (true, Some(reason)) = (container.mounts.iter().any(shows_image), self.image_mounts_missing())
+        {
+            return refused("an image mounted", &reason);
+        }
+        let security = SecurityOptions::read(&container.security_opt).unwrap_or_default();
+        let apparmor = security.apparmor.is_some_and(|profile| profile != "unconfined");
+        if let (true, Some(reason)) = (apparmor, lsm_missing(&self.inner.info, "apparmor")) {
+            return refused("an AppArmor profile", &reason);
+        }
+        let selinux = security.label.iter().any(|part| part != "disable");
+        match lsm_missing(&self.inner.info, "selinux") {
+            Some(reason) if selinux => refused("an SELinux label", &reason),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Why labels or profiles of this security module cannot be given.
+fn lsm_missing(info: &SystemInfo, name: &str) -> Option<String> {
+    let there = info.security_options.iter().flatten().any(|option| option.contains(&format!("name={name}")));
+    (!there).then(|| format!("the daemon does not use {name} (see the security options of `docker info`)"))
+}
+
 /// What the daemon says it can do. A daemon that says nothing is taken at its best.
 fn capabilities(info: &SystemInfo) -> Vec<Capability> {
     let limit = |name: &str, there: Option<bool>, what: &str| Capability {
@@ -357,16 +479,32 @@ fn capabilities(info: &SystemInfo) -> Vec<Capability> {
         limit("swap limit", info.swap_limit, "swap accounting"),
         limit("cpu limit", info.cpu_cfs_quota, "CPU quota"),
         limit("pids limit", info.pids_limit, "pids controller"),
+        limit("cpuset", info.cpu_set, "cpuset controller"),
+        Capability { name: "blkio weight".to_owned(), missing: warned(info, "blkio weight") },
         always("networks"),
         limit("outbound", info.ipv4_forwarding, "IPv4 forwarding"),
         always("udp ports"),
+        always("sctp ports"),
+        always("ipv6 networks"),
         always("fixed ports"),
         always("exec as user"),
         always("privileged"),
         always("bind mounts"),
+        always("volumes"),
+        always("shared ipc"),
+        always("host ipc"),
+        always("shared processes"),
+        always("host processes"),
+        always("devices"),
+        always("device permissions"),
+        Capability { name: "apparmor".to_owned(), missing: lsm_missing(info, "apparmor") },
+        Capability { name: "selinux".to_owned(), missing: lsm_missing(info, "selinux") },
+        always("mount propagation"),
         always("several users"),
         Capability { name: "files on a read-only root".to_owned(), missing: Some(READ_ONLY_ROOT.to_owned()) },
         always("host network"),
+        always("pause"),
+        Capability { name: "terminal hangup".to_owned(), missing: Some(NO_HANGUP.to_owned()) },
         Capability { name: "internal without the host".to_owned(), missing: Some(INTERNAL.to_owned()) },
         Capability { name: "no outbound".to_owned(), missing: Some(NO_OUTBOUND.to_owned()) },
         Capability { name: "own hosts file".to_owned(), missing: Some(NAME_FILES.to_owned()) },

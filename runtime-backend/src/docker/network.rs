@@ -3,11 +3,40 @@
 use super::{DockerDriver, daemon_failure, is_gone};
 use crate::driver::Result;
 use crate::image_files::digest::Digest;
-use bollard::models::NetworkCreateRequest;
+use bollard::models::{
+    EndpointIpamConfig, EndpointSettings, Ipam, IpamConfig, NetworkConnectRequest, NetworkCreateRequest,
+    NetworkDisconnectRequest,
+};
 use bollard::query_parameters::ListNetworksOptionsBuilder;
-use shakedown_spec::{Failure, FailureKind, Network};
+use shakedown_spec::{Attachment, Failure, FailureKind, Network};
 use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
+
+/// What a container is called and where it is on a network.
+pub(super) fn endpoint(names: Vec<String>, joined: &Attachment) -> EndpointSettings {
+    let address = joined.ip.map(|ip| ip.to_string());
+    let ipam_config = address
+        .map(|ipv4_address| EndpointIpamConfig { ipv4_address: Some(ipv4_address), ..Default::default() });
+    EndpointSettings { aliases: Some(names), ipam_config, ..EndpointSettings::default() }
+}
+
+/// What a declaration says about addresses. The daemon has none of its own for IPv6 before version 27, so it is given a
+/// unique local prefix (RFC 4193).
+fn addresses(network: &Network) -> Option<Ipam> {
+    let mut config = Vec::new();
+    if let Some(subnet) = &network.subnet {
+        let gateway = network.gateway.map(|gateway| gateway.to_string());
+        config.push(IpamConfig { subnet: Some(subnet.clone()), gateway, ..IpamConfig::default() });
+    }
+    if network.ipv6 {
+        let random = RandomState::new().hash_one(&network.key);
+        let [a, b, c, d] = [48, 32, 16, 0].map(|shift| (random >> shift) as u16);
+        let subnet = format!("fd{:02x}:{b:x}:{c:x}:{d:x}::/64", a & 0xff);
+        config.push(IpamConfig { subnet: Some(subnet), ..IpamConfig::default() });
+    }
+    (!config.is_empty()).then(|| Ipam { config: Some(config), ..Ipam::default() })
+}
 
 impl DockerDriver {
     /// The name of a network in the daemon. Keys may hold what names may not, so they are spelled with a digest then.
@@ -51,6 +80,8 @@ impl DockerDriver {
             driver: Some("bridge".to_owned()),
             internal: Some(network.internal),
             labels: Some(labels),
+            enable_ipv6: network.ipv6.then_some(true),
+            ipam: addresses(network),
             ..NetworkCreateRequest::default()
         };
         self.inner.docker.create_network(request).await.map(drop).map_err(|error| {
@@ -60,6 +91,28 @@ impl DockerDriver {
             } else {
                 failure
             }
+        })
+    }
+
+    pub(crate) async fn join_network(&self, id: &str, joined: &Attachment) -> Result<()> {
+        let instance = self.instance(id)?;
+        let (key, service) = (&joined.network.key, &instance.service);
+        let mut names = joined.aliases.clone();
+        names.push(service.clone());
+        let endpoint_config = Some(endpoint(names, joined));
+        let join = NetworkConnectRequest { container: instance.name.clone(), endpoint_config };
+        self.inner.docker.connect_network(&self.network_name(key), join).await.map_err(|error| {
+            let title = format!("{service} could not be connected with network {key}");
+            daemon_failure(FailureKind::LaunchFailed, title, &error)
+        })
+    }
+
+    pub(crate) async fn leave_network(&self, id: &str, key: &str) -> Result<()> {
+        let instance = self.instance(id)?;
+        let leave = NetworkDisconnectRequest { container: instance.name.clone(), force: Some(false) };
+        self.inner.docker.disconnect_network(&self.network_name(key), leave).await.map_err(|error| {
+            let title = format!("{} could not be disconnected from network {key}", instance.service);
+            daemon_failure(FailureKind::LaunchFailed, title, &error)
         })
     }
 

@@ -54,14 +54,28 @@ impl Reservations {
             self.udp.push(socket);
             return Ok(port);
         }
-        use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, getsockname, socket_with, sockopt};
-        let socket = socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-        // Before bind(2): a bind to port 0 with this option set on both sockets still gives two of them two ports.
-        sockopt::set_socket_reuseaddr(&socket, true)?;
-        bind(&socket, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0))?;
-        let address = SocketAddrV4::try_from(getsockname(&socket)?)?;
+        let socket = bound(&SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0))?;
+        let address = SocketAddrV4::try_from(rustix::net::getsockname(&socket)?)?;
         self.tcp.push(socket);
         Ok(address.port())
+    }
+
+    /// Reserves ports that were chosen before, for a container that has ended and may be started again.
+    ///
+    /// # Errors
+    ///
+    /// One is taken: by the daemon, which has not let go of it yet, or by another program.
+    pub(crate) fn again(published: &[Published]) -> io::Result<Self> {
+        let mut held = Self::default();
+        for port in published {
+            let address = SocketAddrV4::new(Ipv4Addr::LOCALHOST, port.host);
+            match port.protocol {
+                Protocol::Tcp => held.tcp.push(bound(&address)?),
+                Protocol::Udp => held.udp.push(UdpSocket::bind(address)?),
+                Protocol::Sctp => {}
+            }
+        }
+        Ok(held)
     }
 
     /// Lets go of what the daemon could not bind to while it is held here.
@@ -74,6 +88,16 @@ impl Reservations {
         self.udp.clear();
         self.tcp.clear();
     }
+}
+
+/// A socket that is bound, and does not listen.
+fn bound(address: &SocketAddrV4) -> io::Result<OwnedFd> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with, sockopt};
+    let socket = socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    // Before bind(2): a bind to port 0 with this option set on both sockets still gives two of them two ports.
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    bind(&socket, address)?;
+    Ok(socket)
 }
 
 #[cfg(test)]

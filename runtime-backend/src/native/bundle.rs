@@ -1,18 +1,25 @@
 //! From a declaration and an image to an OCI runtime spec: Docker's defaults, and what the declaration changes.
 
 use super::cgroup::View;
+use super::devices::HostDevice;
 use super::launch::mounts::DEVICES;
 use super::launcher::Identity;
+use super::seccomp::{self, Filter};
 use super::users::User;
-use crate::driver::{ExecRequest, ImageConfig};
+use crate::driver::{ExecRequest, ImageConfig, TerminalSize};
+use crate::merge::merge;
 use oci_spec::OciSpecError;
 use oci_spec::runtime::{
-    Capabilities, Capability, Linux, LinuxBuilder, LinuxCapabilities, LinuxCapabilitiesBuilder, LinuxDevice,
-    LinuxDeviceBuilder, LinuxDeviceType, LinuxIdMapping, LinuxIdMappingBuilder, LinuxNamespace,
+    BoxBuilder, Capabilities, Capability, Linux, LinuxBuilder, LinuxCapabilities, LinuxCapabilitiesBuilder,
+    LinuxDevice, LinuxDeviceBuilder, LinuxDeviceType, LinuxIdMapping, LinuxIdMappingBuilder, LinuxNamespace,
     LinuxNamespaceBuilder, LinuxNamespaceType, Mount, MountBuilder, PosixRlimit, PosixRlimitBuilder,
     PosixRlimitType, Process, ProcessBuilder, RootBuilder, Spec, SpecBuilder, UserBuilder,
 };
-use shakedown_spec::{Container, Failure, FailureKind, MountSource, Ulimit};
+use shakedown_spec::{
+    Container, Failure, FailureKind, MountSource, NamespaceMode, Seccomp, SecurityOptions, Ulimit,
+};
+use std::path::Path;
+use std::sync::OnceLock;
 
 /// The capabilities Docker gives a container.
 const DEFAULT_CAPABILITIES: [&str; 14] = [
@@ -53,13 +60,36 @@ const MASKED: [&str; 12] = [
 /// Paths of `/proc` that change the host, as Docker makes them read-only.
 const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
-/// A container's spec, and for which capabilities the default seccomp filter is made.
+/// The processors' counts of overheating, which tell what else runs on the machine: one directory each, where the
+/// machine has them.
+fn throttling() -> &'static [String] {
+    static FOUND: OnceLock<Vec<String>> = OnceLock::new();
+    FOUND.get_or_init(|| {
+        let processors = std::fs::read_dir("/sys/devices/system/cpu").into_iter().flatten().flatten();
+        let counts =
+            processors.map(|entry| entry.path().join("thermal_throttle")).filter(|path| path.is_dir());
+        counts.map(|path| path.to_string_lossy().into_owned()).collect()
+    })
+}
+
+/// The name of Docker's AppArmor profile, if it is loaded here.
+pub(crate) fn default_profile() -> Option<String> {
+    static LOADED: OnceLock<bool> = OnceLock::new();
+    const NAME: &str = "docker-default";
+    let loaded = || {
+        let profiles = std::fs::read_to_string("/sys/kernel/security/apparmor/profiles").unwrap_or_default();
+        profiles.lines().any(|line| line.split_whitespace().next() == Some(NAME))
+    };
+    LOADED.get_or_init(loaded).then(|| NAME.to_owned())
+}
+
+/// A container's spec, and which seccomp filter it gets.
 #[derive(Debug)]
 pub(crate) struct Bundle {
     /// The spec.
     pub(crate) spec: Spec,
-    /// The capabilities that decide the filter; `None` for no filter.
-    pub(crate) filter: Option<Vec<String>>,
+    /// The filter.
+    pub(crate) filter: Filter,
 }
 
 /// What a declaration does not say and the driver knows.
@@ -75,35 +105,75 @@ pub(crate) struct Facts<'a> {
     pub(crate) identity: Identity,
     /// The hierarchies of control groups.
     pub(crate) cgroups: &'a [View],
+    /// The declared devices, found on the host.
+    pub(crate) devices: &'a [HostDevice],
 }
 
 impl Facts<'_> {
     /// The spec of the container.
     pub(crate) fn bundle(&self) -> Result<Bundle, Failure> {
         let granted = self.capabilities()?;
-        let filter = (!self.container.privileged).then(|| names(&granted));
-        let spec = self.spec(&granted).map_err(|error| invalid("the declaration", &error.to_string()))?;
+        let filter = self.filter(&granted)?;
+        let failed = |error: &dyn std::fmt::Display| invalid("the declaration", &error.to_string());
+        let mut spec = self.spec(&granted).map_err(|error| failed(&error))?;
+        if let Some(patch) = self.container.raw.get("native") {
+            let mut json = serde_json::to_value(&spec).map_err(|error| failed(&error))?;
+            merge(&mut json, patch);
+            spec = serde_json::from_value(json).map_err(|error| failed(&format!("raw: {error}")))?;
+        }
         Ok(Bundle { spec, filter })
     }
 
+    fn security(&self) -> Result<SecurityOptions, Failure> {
+        SecurityOptions::read(&self.container.security_opt)
+            .map_err(|error| invalid("the declaration", &error))
+    }
+
+    fn filter(&self, granted: &Capabilities) -> Result<Filter, Failure> {
+        match self.security()?.seccomp {
+            Some(Seccomp::Unconfined) => Ok(Filter::None),
+            Some(Seccomp::Profile(text)) => seccomp::custom(&text, &names(granted))
+                .map(|rules| Filter::Rules(Box::new(rules)))
+                .map_err(|reason| invalid("the seccomp profile", &reason)),
+            Some(Seccomp::File(file)) => {
+                Err(invalid("the seccomp profile", &format!("`{file}` was not read")))
+            }
+            None if self.container.privileged => Ok(Filter::None),
+            Some(Seccomp::Default) | None => Ok(Filter::Default(names(granted))),
+        }
+    }
+
+    /// Whether the container could bring device nodes to life that are dead where it finds them: by mounting.
+    pub(crate) fn could_use_nodes(&self) -> bool {
+        let admin = capability("SYS_ADMIN")
+            .is_some_and(|admin| self.capabilities().is_ok_and(|granted| granted.contains(&admin)));
+        self.identity == Identity::Root && admin && !self.container.privileged
+    }
+
     /// The process of a further command, and its filter.
-    pub(crate) fn exec(&self, request: &ExecRequest) -> Result<(Process, Option<Vec<String>>), Failure> {
+    pub(crate) fn exec(&self, request: &ExecRequest) -> Result<(Process, Filter), Failure> {
         let granted = self.capabilities()?;
-        let filter = (!self.container.privileged).then(|| names(&granted));
+        let filter = self.filter(&granted)?;
         let mut env = self.environment();
         for (key, value) in &request.env {
             set(&mut env, key, value);
         }
         let workdir = request.workdir.clone().unwrap_or_else(|| self.workdir());
-        let process = self
+        let mut process = self
             .process(&granted, request.argv.clone(), env, workdir)
             .map_err(|error| invalid("the command", &error.to_string()))?;
+        if request.tty {
+            give_terminal(&mut process, request.size);
+        }
         Ok((process, filter))
     }
 
     fn spec(&self, granted: &Capabilities) -> Result<Spec, OciSpecError> {
         let argv = self.argv();
-        let process = self.process(granted, argv, self.environment(), self.workdir())?;
+        let mut process = self.process(granted, argv, self.environment(), self.workdir())?;
+        if self.container.tty {
+            give_terminal(&mut process, None);
+        }
         let root = RootBuilder::default().path("rootfs").readonly(self.container.read_only).build()?;
         let mut hostname = self.container.hostname.clone().unwrap_or_else(|| self.container.display_name());
         // The kernel takes 64 bytes (sethostname(2)); a name derived from an image may be longer.
@@ -117,6 +187,7 @@ impl Facts<'_> {
             .linux(self.linux()?)
             .build()?;
         spec.set_annotations(None);
+        spec.set_domainname(self.container.domainname.clone());
         Ok(spec)
     }
 
@@ -168,10 +239,11 @@ impl Facts<'_> {
             .cwd(cwd)
             .user(user)
             .capabilities(self.capability_sets(granted)?)
-            .no_new_privileges(self.container.no_new_privileges)
+            .no_new_privileges(self.asks_no_new_privileges())
             .rlimits(self.rlimits()?)
             .build()?;
         process.set_terminal(None);
+        process.set_apparmor_profile(self.apparmor());
         Ok(process)
     }
 
@@ -237,20 +309,37 @@ impl Facts<'_> {
             mount("/proc", "proc", &["nosuid", "noexec", "nodev"])?,
             mount("/dev", "tmpfs", &["nosuid", nodes, "strictatime", "mode=755", "size=65536k"])?,
             mount("/dev/pts", "devpts", pts)?,
-            mount("/dev/shm", "tmpfs", &["nosuid", "noexec", "nodev", "mode=1777", &shm_size])?,
+            match self.container.ipc {
+                NamespaceMode::Private | NamespaceMode::Shareable => {
+                    mount("/dev/shm", "tmpfs", &["nosuid", "noexec", "nodev", "mode=1777", &shm_size])?
+                }
+                // The host's, or, by the request, that of the other container.
+                NamespaceMode::Host | NamespaceMode::Container(_) => {
+                    bind("/dev/shm", "/dev/shm", &["rw", "nodev"])?
+                }
+            },
             mount("/dev/mqueue", "mqueue", &["nosuid", "noexec", "nodev"])?,
         ];
         // A container that is mapped to another user than the launcher's root does not own its network namespace, and
         // may then only look at the host's /sys (user_namespaces(7)).
         mounts.push(if self.maps_itself() {
-            bind("/sys", "/sys", true, nodes)?
+            bind("/sys", "/sys", &["ro", nodes])?
         } else {
             mount("/sys", "sysfs", &["nosuid", "noexec", "nodev", sys])?
         });
         self.add_cgroups(&mut mounts, sys)?;
         for declared in &self.container.mounts {
             mounts.push(match &declared.source {
-                MountSource::Bind { source } => bind(source, &declared.target, declared.read_only, nodes)?,
+                MountSource::Bind { source, .. } => {
+                    let access = if declared.read_only { "ro" } else { "rw" };
+                    bind(source, &declared.target, &["rprivate", access, nodes])?
+                }
+                MountSource::Volume { .. } | MountSource::Image { .. } => {
+                    return Err(OciSpecError::Other(format!(
+                        "what is mounted at {} was not made",
+                        declared.target
+                    )));
+                }
                 MountSource::Tmpfs { size, mode } => {
                     let mut options = vec!["nosuid".to_owned(), "nodev".to_owned()];
                     options.push(format!("mode={:o}", mode.unwrap_or(0o1777)));
@@ -260,7 +349,24 @@ impl Facts<'_> {
                 }
             });
         }
+        // Nodes cannot be made in a user namespace: the host's are shown.
+        for device in self.devices.iter().filter(|_| self.identity != Identity::Root) {
+            mounts.push(bind(&device.source, &device.target, &["rw", "dev"])?);
+        }
         Ok(mounts)
+    }
+
+    fn asks_no_new_privileges(&self) -> bool {
+        self.container.no_new_privileges || self.security().is_ok_and(|security| security.no_new_privileges)
+    }
+
+    /// The declared AppArmor profile, else Docker's where it is loaded: Docker loads it, and so it is there where Docker
+    /// is.
+    fn apparmor(&self) -> Option<String> {
+        let declared = self.security().ok().and_then(|security| security.apparmor);
+        let usual =
+            || (self.identity == Identity::Root && !self.container.privileged).then(default_profile)?;
+        declared.or_else(usual).filter(|profile| profile != "unconfined")
     }
 
     /// Shows the container its control groups. Version 1, with a mount for every hierarchy, only where it has limits or
@@ -290,28 +396,21 @@ impl Facts<'_> {
     }
 
     fn linux(&self) -> Result<Linux, OciSpecError> {
-        let mut kinds = vec![
-            LinuxNamespaceType::Mount,
-            LinuxNamespaceType::Pid,
-            LinuxNamespaceType::Ipc,
-            LinuxNamespaceType::Uts,
-            LinuxNamespaceType::Cgroup,
-            LinuxNamespaceType::Network,
-        ];
-        if self.maps_itself() {
-            kinds.push(LinuxNamespaceType::User);
-        }
-        let namespace = |kind| LinuxNamespaceBuilder::default().typ(kind).build();
-        let namespaces: Vec<LinuxNamespace> = kinds.into_iter().map(namespace).collect::<Result<_, _>>()?;
-        let covered = !self.container.privileged;
-        let paths = |list: &[&str]| {
-            if covered { list.iter().map(|path| (*path).to_owned()).collect() } else { Vec::new() }
+        let namespaces = self.namespaces()?;
+        let masked =
+            || MASKED.iter().map(|path| (*path).to_owned()).chain(throttling().iter().cloned()).collect();
+        let read_only = || READ_ONLY.iter().map(|path| (*path).to_owned()).collect();
+        let unconfined = self.security().is_ok_and(|security| security.systempaths_unconfined);
+        let paths = |declared: &Option<Vec<String>>, usual: &dyn Fn() -> Vec<String>| match declared {
+            Some(list) => list.clone(),
+            None if unconfined || self.container.privileged => Vec::new(),
+            None => usual(),
         };
         let mut linux = LinuxBuilder::default()
             .namespaces(namespaces)
-            .devices(devices()?)
-            .masked_paths(paths(&MASKED))
-            .readonly_paths(paths(&READ_ONLY))
+            .devices(self.devices()?)
+            .masked_paths(paths(&self.container.masked_paths, &masked))
+            .readonly_paths(paths(&self.container.readonly_paths, &read_only))
             .sysctl(self.container.sysctls.clone().into_iter().collect::<std::collections::HashMap<_, _>>())
             .build()?;
         linux.set_resources(None);
@@ -321,6 +420,39 @@ impl Facts<'_> {
         Ok(linux)
     }
 
+    /// A namespace with a path is another's, which the launcher joins.
+    fn namespaces(&self) -> Result<Vec<LinuxNamespace>, OciSpecError> {
+        let mut kinds = vec![
+            (LinuxNamespaceType::Mount, &NamespaceMode::Private),
+            (LinuxNamespaceType::Pid, &self.container.pid),
+            (LinuxNamespaceType::Ipc, &self.container.ipc),
+            (LinuxNamespaceType::Uts, &NamespaceMode::Private),
+            (LinuxNamespaceType::Network, &NamespaceMode::Private),
+        ];
+        if self.container.cgroupns != NamespaceMode::Host {
+            kinds.push((LinuxNamespaceType::Cgroup, &NamespaceMode::Private));
+        }
+        if self.maps_itself() {
+            kinds.push((LinuxNamespaceType::User, &NamespaceMode::Private));
+        }
+        let namespace = |(kind, mode): (LinuxNamespaceType, &NamespaceMode)| {
+            let namespace = LinuxNamespaceBuilder::default().typ(kind);
+            match mode {
+                NamespaceMode::Private | NamespaceMode::Shareable => namespace.build(),
+                NamespaceMode::Host | NamespaceMode::Container(_) => namespace.path(mode.to_string()).build(),
+            }
+        };
+        kinds.into_iter().map(namespace).collect()
+    }
+
+    fn devices(&self) -> Result<Vec<LinuxDevice>, OciSpecError> {
+        let mut devices = default_devices()?;
+        for device in self.devices.iter().filter(|_| self.identity == Identity::Root) {
+            devices.push(device.in_spec()?);
+        }
+        Ok(devices)
+    }
+
     fn id_mapping(&self, id: u32) -> Result<Option<Vec<LinuxIdMapping>>, OciSpecError> {
         if !self.maps_itself() {
             return Ok(None);
@@ -328,6 +460,20 @@ impl Facts<'_> {
         let mapping = LinuxIdMappingBuilder::default().container_id(id).host_id(0_u32).size(1_u32).build()?;
         Ok(Some(vec![mapping]))
     }
+}
+
+/// Asks for a terminal, and tells the programs of it as Docker does.
+fn give_terminal(process: &mut Process, size: Option<TerminalSize>) {
+    process.set_terminal(Some(true));
+    if let Some(TerminalSize { rows, columns }) = size {
+        let console = BoxBuilder::default().height(rows).width(columns).build();
+        process.set_console_size(console.ok());
+    }
+    let mut env = process.env().clone().unwrap_or_default();
+    if !env.iter().any(|pair| pair.starts_with("TERM=")) {
+        env.push("TERM=xterm".to_owned());
+    }
+    process.set_env(Some(env));
 }
 
 fn set(env: &mut Vec<String>, key: &str, value: &str) {
@@ -343,13 +489,13 @@ fn mount(target: &str, kind: &str, options: &[&str]) -> Result<Mount, OciSpecErr
     MountBuilder::default().destination(target).typ(kind).source(kind).options(options).build()
 }
 
-fn bind(source: &str, target: &str, read_only: bool, nodes: &str) -> Result<Mount, OciSpecError> {
-    let access = if read_only { "ro" } else { "rw" };
-    let options = vec!["rbind".to_owned(), "rprivate".to_owned(), access.to_owned(), nodes.to_owned()];
+fn bind(source: &str, target: &str, options: &[&str]) -> Result<Mount, OciSpecError> {
+    let options: Vec<String> = ["rbind"].iter().chain(options).map(|option| (*option).to_owned()).collect();
+    let source = Path::new(source);
     MountBuilder::default().destination(target).typ("bind").source(source).options(options).build()
 }
 
-fn devices() -> Result<Vec<LinuxDevice>, OciSpecError> {
+fn default_devices() -> Result<Vec<LinuxDevice>, OciSpecError> {
     let device = |(path, major, minor): (&str, u32, u32)| {
         LinuxDeviceBuilder::default()
             .path(path)

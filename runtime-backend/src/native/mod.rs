@@ -7,7 +7,9 @@ pub mod image;
 mod rootfs;
 mod network;
 mod bundle;
+mod devices;
 mod users;
+mod yardstick;
 mod launch;
 mod seccomp;
 mod launcher;
@@ -16,10 +18,14 @@ mod build;
 mod driver;
 mod outbound;
 mod instance;
+mod console;
+mod freezer;
 mod streams;
 mod transfer;
 mod reap;
 mod sys;
 
-pub use driver::{NativeDriver, open_store, store_directory, sweep, trees_need_launcher};
+pub use driver::{NativeDriver, limits, open_store, store_directory, sweep, trees_need_launcher};
 pub use launcher::{Launcher, launcher_main};
+#[doc(hidden)]
+pub use yardstick::bare_clone;

@@ -3,11 +3,11 @@
 use super::driver::NativeDriver;
 use super::instance::Instance;
 use super::launch::Trouble;
-use super::launcher::{Connection, Handle, Request};
-use super::network::addresses::{HOST, LONE};
+use super::launcher::{Connection, Handle, Joining, Request};
+use super::network::addresses::{Address, HOST, LONE, Plan};
 use super::network::gateway::{Gateway, Permit};
 use super::network::resolver::Resolver;
-use shakedown_spec::{Container, NetworkMode};
+use shakedown_spec::{Attachment, Container, NetworkMode};
 use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 use tokio::sync::OnceCell;
@@ -56,13 +56,20 @@ impl Outbound {
         self.missing.as_deref()
     }
 
+    /// Whether this container is to reach the outside where its networks lead there.
+    pub(super) fn wanted(&self, container: &Container) -> bool {
+        self.missing.is_none() && container.network_mode.is_default() && container.outbound.unwrap_or(true)
+    }
+
+    /// Makes the way out of networks.
+    pub(super) async fn open(&self, launcher: &Handle) -> Result<(), Trouble> {
+        self.networks.get_or_try_init(|| open(launcher)).await.map(drop)
+    }
+
     /// Whether this container can reach the outside.
     pub(super) fn reaches(&self, container: &Container) -> bool {
         let leads = |joined: &shakedown_spec::Attachment| !joined.network.internal;
-        self.missing.is_none()
-            && container.network_mode.is_default()
-            && container.outbound.unwrap_or(true)
-            && (container.networks.is_empty() || container.networks.iter().any(leads))
+        self.wanted(container) && (container.networks.is_empty() || container.networks.iter().any(leads))
     }
 
     /// The network to make for this container. What it needs besides is made now.
@@ -71,59 +78,79 @@ impl Outbound {
         launcher: &Handle,
         container: &Container,
     ) -> Result<Connection, Trouble> {
-        let mut networks: Vec<String> =
-            container.networks.iter().map(|joined| joined.network.key.clone()).collect();
+        let joining = |joined: &Attachment| Joining { key: joined.network.key.clone(), ip: joined.ip };
+        let mut networks: Vec<Joining> = container.networks.iter().map(joining).collect();
         match &container.network_mode {
             NetworkMode::Host => return Ok(Connection::Host),
             NetworkMode::Container(other) => return Ok(Connection::Of(other.clone())),
-            NetworkMode::None => return Ok(Connection::Own { networks, outbound: false }),
+            NetworkMode::None => return Ok(Connection::Own { networks, outbound: false, resolver: false }),
             NetworkMode::Default => {}
         }
         let outbound = self.reaches(container);
         if outbound && networks.is_empty() && changes_its_network(container) {
-            launcher.ask(Request::CreateNetwork { key: SHARED.to_owned(), internal: false }).await?;
-            networks.push(SHARED.to_owned());
+            let (key, plan) = (SHARED.to_owned(), Plan::default());
+            launcher.ask(Request::CreateNetwork { key, internal: false, plan }).await?;
+            networks.push(Joining { key: SHARED.to_owned(), ip: None });
         }
         if outbound && !networks.is_empty() {
-            self.networks.get_or_try_init(|| open(launcher)).await?;
+            self.open(launcher).await?;
         }
-        Ok(Connection::Own { networks, outbound })
+        Ok(Connection::Own { networks, outbound, resolver: false })
     }
 
     /// Lets a container out: through its own gateway if it was given `exits`, else through that of the networks.
     pub(super) fn admit(
         &self,
         container: &Container,
-        addresses: &[Ipv4Addr],
+        addresses: &[Address],
         exits: Vec<OwnedFd>,
     ) -> Result<Option<Gateway>, Trouble> {
         if !self.reaches(container) {
             return Ok(None);
         }
-        let permit = Permit {
-            host: container.extra_hosts.values().any(|address| address == HOST_GATEWAY),
-            resolver: Resolver::of_host().behind_host,
-        };
         if !exits.is_empty() {
             let own = serve(exits)?;
-            own.admit(LONE, permit);
+            own.admit(LONE, permit(container, &Address::ALONE));
             return Ok(Some(own));
         }
         let internal = container.networks.iter().map(|joined| joined.network.internal);
         for (address, internal) in addresses.iter().zip(internal.chain(std::iter::repeat(false))) {
-            if let Some(gateway) = self.networks.get().filter(|_| !internal) {
-                gateway.admit(*address, permit.clone());
+            if !internal {
+                self.admit_at(container, address);
             }
         }
         Ok(None)
     }
 
+    /// Lets a container out over a network.
+    pub(super) fn admit_at(&self, container: &Container, address: &Address) {
+        if let Some(gateway) = self.networks.get() {
+            gateway.admit(address.v4, permit(container, address));
+        }
+    }
+
+    /// Ends what is carried for a container over a network.
+    pub(super) fn dismiss_at(&self, address: &Address) {
+        if let Some(gateway) = self.networks.get() {
+            gateway.dismiss(address.v4);
+        }
+    }
+
     /// Ends what is carried for a container on networks; for one with a gateway of its own, that ends with it.
     pub(super) fn dismiss(&self, instance: &Instance) {
-        let gateway = self.networks.get().filter(|_| !instance.has_gateway());
-        for address in gateway.iter().flat_map(|_| &instance.addresses) {
-            gateway.iter().for_each(|gateway| gateway.dismiss(*address));
+        if !instance.has_gateway() {
+            instance.places().iter().for_each(|place| self.dismiss_at(&place.address));
         }
+    }
+}
+
+/// What a container may reach from this address.
+fn permit(container: &Container, address: &Address) -> Permit {
+    Permit {
+        host: container.extra_hosts.values().any(|address| address == HOST_GATEWAY),
+        host_ports: container.host_ports.clone(),
+        gateway: address.gateway,
+        resolver: Resolver::of_host().behind_host,
     }
 }
 

@@ -80,10 +80,11 @@ impl Rootfs {
     ) -> Result<Self, CallError> {
         let root = match by_descriptor(layers, &upper, user_namespace) {
             // Linux before 6.8 knows no single `lowerdir+`, before 6.13 no upper layer by descriptor, before 6.15 none
-            // by O_PATH descriptor: EINVAL, ENOSYS or EBADF.
-            Err(CallError { errno: Errno::INVAL | Errno::NOSYS | Errno::BADF, .. }) => {
-                by_path(layers, &upper, user_namespace, scratch)?
-            }
+            // by O_PATH descriptor: EINVAL, ENOSYS or EBADF. Before 6.5 overlayfs takes all options as one string, and
+            // descriptors not at all: EOPNOTSUPP.
+            Err(CallError {
+                errno: Errno::INVAL | Errno::NOSYS | Errno::BADF | Errno::OPNOTSUPP, ..
+            }) => by_path(layers, &upper, user_namespace, scratch)?,
             result => result?,
         };
         Ok(Self { root, upper })

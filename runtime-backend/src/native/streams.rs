@@ -1,5 +1,6 @@
 //! Output and input of processes: pipes between a process of a container and the keeper.
 
+use super::console::Master;
 use super::launch::Trouble;
 use super::launcher::{Handle, Job, receiving_pipe, sending_pipe};
 use super::sys::CallError;
@@ -51,13 +52,15 @@ impl Streams {
 
     /// Writes all output to the log, and closes it after the last byte. The process's ends are closed here: while one
     /// is open, its pipe has no end.
-    pub(crate) fn into_log(self, log: Arc<LogBook>) {
+    /// Gives the input, if there is one.
+    pub(crate) fn into_log(self, log: Arc<LogBook>) -> Option<Sender> {
         drop(self.theirs);
         let (mut stdout, mut stderr) = (self.stdout, self.stderr);
         tokio::spawn(async move {
             tokio::join!(copy(&mut stdout, Stream::Stdout, &log), copy(&mut stderr, Stream::Stderr, &log));
             log.close();
         });
+        self.stdin
     }
 
     /// All output as it comes, and the input.
@@ -66,6 +69,14 @@ impl Streams {
         let output = stream::select(chunks(self.stdout, Stream::Stdout), chunks(self.stderr, Stream::Stderr));
         (output.boxed(), self.stdin)
     }
+}
+
+/// Writes all that is written to a terminal to the log, and closes it after the last byte.
+pub(crate) fn terminal_into_log(mut master: Master, log: Arc<LogBook>) {
+    tokio::spawn(async move {
+        copy(&mut master, Stream::Stdout, &log).await;
+        log.close();
+    });
 }
 
 /// The output of a worker, which ends well only if the worker did.
@@ -122,7 +133,7 @@ fn null() -> Result<OwnedFd, CallError> {
         .call(|| "open(\"/dev/null\")".to_owned())
 }
 
-async fn copy(pipe: &mut Receiver, which: Stream, log: &LogBook) {
+async fn copy(pipe: &mut (impl AsyncRead + Unpin), which: Stream, log: &LogBook) {
     let mut buffer = BytesMut::with_capacity(16 << 10);
     while pipe.read_buf(&mut buffer).await.is_ok_and(|read| read > 0) {
         log.write(which, SystemTime::now(), &buffer);
@@ -130,8 +141,9 @@ async fn copy(pipe: &mut Receiver, which: Stream, log: &LogBook) {
     }
 }
 
-fn chunks(
-    pipe: Receiver,
+/// What is read of a pipe or a terminal, as it comes.
+pub(super) fn chunks(
+    pipe: impl AsyncRead + Unpin + Send,
     which: Stream,
 ) -> impl futures_util::Stream<Item = io::Result<(Stream, Bytes)>> + Send {
     stream::unfold(pipe, move |mut pipe| async move {

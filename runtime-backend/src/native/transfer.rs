@@ -184,8 +184,8 @@ fn health(declared: &Healthcheck) -> Health {
         interval: nanos(declared.interval),
         timeout: nanos(declared.timeout),
         start_period: nanos(declared.start_period),
+        start_interval: nanos(declared.start_interval),
         retries: declared.retries.map_or(0, i64::from),
-        ..Health::default()
     }
 }
 

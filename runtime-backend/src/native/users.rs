@@ -81,6 +81,11 @@ impl Accounts {
         })
     }
 
+    /// The id of a group, by its name or its number.
+    pub(crate) fn group(&self, group: &str) -> Result<u32, String> {
+        self.group_id(group)
+    }
+
     fn group_id(&self, group: &str) -> Result<u32, String> {
         let named = self.group.lines().find_map(|line| {
             let fields: Vec<&str> = line.split(':').collect();

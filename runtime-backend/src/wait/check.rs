@@ -1,8 +1,8 @@
 //! One check of one condition.
 
 use super::plan::{Kind, Matcher, Plan};
-use super::{Missed, Poll, Waiting, hold, http, probe};
-use crate::driver::{ExecOutput, ExecRequest};
+use super::{Missed, Poll, Target, Waiting, health, hold, http, probe};
+use crate::driver::{ExecOutput, ExecRequest, HealthStatus};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use std::sync::{Mutex, PoisonError};
@@ -26,7 +26,7 @@ pub(super) fn check<'a>(waiting: &'a Waiting<'_>, kind: &'a Kind) -> BoxFuture<'
                 Ok(false) => Poll::NotYet("connection refused".to_owned()),
                 Err(failure) => Poll::NotYet(brief(&failure)),
             },
-            Kind::Log { pattern, times, stream } => match pattern.count(&waiting.target.log.text(*stream)) {
+            Kind::Log { pattern, times, stream } => match pattern.count(&waiting.target.text(*stream)) {
                 found if found >= *times => Poll::Ready(()),
                 found => Poll::NotYet(format!("{found} of {times} times in the log")),
             },
@@ -36,12 +36,7 @@ pub(super) fn check<'a>(waiting: &'a Waiting<'_>, kind: &'a Kind) -> BoxFuture<'
             Kind::Command { argv, exit_code, output } => {
                 command(waiting, argv, *exit_code, output.as_ref()).await
             }
-            Kind::Healthy { argv, timeout: limit } => {
-                let checked = timeout(*limit, command(waiting, argv, 0, None)).await;
-                checked.unwrap_or_else(|_| {
-                    Poll::NotYet(format!("the health check took over {} s", limit.as_secs()))
-                })
-            }
+            Kind::Healthy { argv, timeout: limit } => healthy(waiting, argv, *limit).await,
             Kind::Exit { code } => hold::has_ended(waiting, *code),
             Kind::Probe { protocol, port } => answered(probe::ask(&**driver, id, *protocol, *port)).await,
             Kind::All(plans) => all(waiting, plans).await,
@@ -49,6 +44,20 @@ pub(super) fn check<'a>(waiting: &'a Waiting<'_>, kind: &'a Kind) -> BoxFuture<'
         }
     }
     .boxed()
+}
+
+/// Healthy by the schedule, else by a check that does not wait for it: who waits need not wait for an interval of 30 s.
+/// Its failure is remembered and does not count.
+async fn healthy(waiting: &Waiting<'_>, argv: &[String], limit: Duration) -> Poll {
+    let Target { driver, id, health, .. } = waiting.target;
+    if health.as_ref().is_some_and(|health| health.report().status == HealthStatus::Healthy) {
+        return Poll::Ready(());
+    }
+    let (probe, answer) = health::ask(&**driver, id, argv, limit).await;
+    if let Some(health) = health {
+        health.note(probe, false);
+    }
+    answer
 }
 
 async fn answered(asked: impl Future<Output = Poll>) -> Poll {
@@ -99,7 +108,7 @@ async fn command(waiting: &Waiting<'_>, argv: &[String], exit_code: i32, output:
 }
 
 /// The exit code and the last line a command wrote: programs say why at the end.
-fn said(ended: &ExecOutput) -> String {
+pub(super) fn said(ended: &ExecOutput) -> String {
     let last = |bytes: &[u8]| {
         let text = String::from_utf8_lossy(bytes);
         let line = text.lines().rev().find(|line| !line.trim().is_empty())?;
@@ -112,7 +121,7 @@ fn said(ended: &ExecOutput) -> String {
 }
 
 /// A failure as a status: its reason, which says more than its title here.
-fn brief(failure: &shakedown_spec::Failure) -> String {
+pub(super) fn brief(failure: &shakedown_spec::Failure) -> String {
     let reason = failure.facts.iter().find(|(label, _)| label == "reason");
     reason.map_or_else(|| failure.title.clone(), |(_, reason)| reason.clone())
 }

@@ -142,7 +142,7 @@ async fn follow(
         changes.mark_unchanged();
         let searching = std::time::Instant::now();
         let ended = log.read(usize::MAX).1;
-        let found = pattern.count(&log.text(stream));
+        let found = pattern.count(&waiting.target.text(stream));
         checks += 1;
         if found >= times {
             return Ok(());
@@ -153,11 +153,14 @@ async fn follow(
         };
         let missed = Missed { status, never: false, checks, last: Duration::ZERO, waited: begin.elapsed() };
         if ended {
-            let exit = timeout_at(deadline, waiting.exit.clone()).await;
-            return Err(match exit {
-                Ok(exit) => exited(exit, Some(missed)),
-                Err(_) => Unmet::Missed { title: String::new(), missed },
-            });
+            tokio::select! {
+                exit = timeout_at(deadline, waiting.exit.clone()) => return Err(match exit {
+                    Ok(exit) => exited(exit, Some(missed)),
+                    Err(_) => Unmet::Missed { title: String::new(), missed },
+                }),
+                // It was started again.
+                Ok(()) = changes.changed() => continue,
+            }
         }
         // A search reads the whole log; a service that writes a lot must not keep this machine busy with it.
         let cost = searching.elapsed();

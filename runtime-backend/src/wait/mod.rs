@@ -10,6 +10,7 @@
 //! sleeps.
 
 mod check;
+mod health;
 mod hold;
 mod http;
 mod plan;
@@ -17,13 +18,14 @@ mod poll;
 mod probe;
 mod report;
 
-pub use poll::{Missed, Poll, Span, poll};
+pub use health::HealthMonitor;
+pub use poll::{Missed, Poll, Span, pause, poll};
 
 use crate::LogBook;
 use crate::driver::{Driver, Exit, ImageConfig, Result};
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
-use shakedown_spec::Container;
+use shakedown_spec::{Container, Stream};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,6 +46,12 @@ pub struct Target {
     pub log: Arc<LogBook>,
     /// All times are multiplied by this: a slow machine sets `SHAKEDOWN_TIMEOUT_SCALE`. The caller reads it.
     pub time_scale: f64,
+    /// The first line of the log that counts: what a run before wrote does not.
+    pub from: usize,
+    /// What its health check found so far, if the keeper makes the checks.
+    pub health: Option<Arc<HealthMonitor>>,
+    /// The container's end, if it is not that of its process: one that is started again goes on.
+    pub end: Option<Shared<BoxFuture<'static, Result<Exit>>>>,
 }
 
 impl Target {
@@ -55,7 +63,13 @@ impl Target {
         image: ImageConfig,
         log: Arc<LogBook>,
     ) -> Self {
-        Self { driver, id: id.into(), container, image, log, time_scale: 1.0 }
+        let (from, health, end) = (0, None, None);
+        Self { driver, id: id.into(), container, image, log, time_scale: 1.0, from, health, end }
+    }
+
+    /// What it wrote in this run.
+    fn text(&self, stream: Option<Stream>) -> Vec<u8> {
+        self.log.text_from(self.from, stream)
     }
 
     /// A declared time on this machine.
@@ -115,6 +129,9 @@ impl fmt::Debug for Waiting<'_> {
 }
 
 fn watch_exit(target: &Target) -> Shared<BoxFuture<'static, Result<Exit>>> {
+    if let Some(end) = &target.end {
+        return end.clone();
+    }
     let (driver, id) = (Arc::clone(&target.driver), target.id.clone());
     async move { driver.exited(&id).await }.boxed().shared()
 }

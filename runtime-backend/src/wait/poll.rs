@@ -123,6 +123,11 @@ pub(super) async fn rest(pause: Duration, deadline: Instant) -> bool {
     until < deadline
 }
 
+/// Lets time pass: for what happens on a schedule. Who has to be able to end it earlier drops the future.
+pub async fn pause(time: Duration) {
+    tokio::time::sleep_until(Instant::now() + time).await;
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

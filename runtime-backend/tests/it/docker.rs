@@ -104,7 +104,13 @@ impl Lab {
             self.networks.lock().unwrap().push(attachment.network.key.clone());
             self.driver.create_network(&attachment.network).await?;
         }
-        let request = Create { id: id.clone(), session: self.session.clone(), container, image };
+        let request = Create {
+            id: id.clone(),
+            session: self.session.clone(),
+            container,
+            image,
+            mounted: Default::default(),
+        };
         let endpoints = self.driver.create(request).await?;
         Ok((id, endpoints))
     }
@@ -169,7 +175,7 @@ async fn output_and_exit_code_arrive() {
         assert_eq!((exit.code, exit.signal), (3, None));
         assert_eq!(lab.driver.exited(&id).await.unwrap(), exit);
         closed(&log).await;
-        assert_eq!(log.text(Some(Stream::Stdout)), b"out\nunfinished\n");
+        assert_eq!(log.text(Some(Stream::Stdout)), b"out\nunfinished");
         assert_eq!(log.text(Some(Stream::Stderr)), b"err\n");
     })
     .await;
@@ -333,16 +339,13 @@ async fn networks_join_by_name() {
         let (shop, back) = (Network::new(), Network::named("back office").internal());
         let mut server = busybox("mkdir /www; echo hello > /www/index.html; exec httpd -f -p 80 -h /www");
         server.name = Some("orders".to_owned());
-        server.networks = vec![
-            Attachment { network: shop.clone(), aliases: vec!["api".to_owned()] },
-            Attachment { network: back.clone(), aliases: vec!["ledger".to_owned()] },
-        ];
+        server.networks = vec![Attachment::to(&shop).alias("api"), Attachment::to(&back).alias("ledger")];
         let (id, endpoints, _) = lab.start(server).await.unwrap();
         assert_eq!(endpoints.peer_host.as_deref(), Some("api"));
         listens(&lab, &id, 80).await;
         for (network, name) in [(&shop, "api"), (&shop, "orders"), (&back, "ledger"), (&back, "orders")] {
             let mut client = busybox("exec sleep 1000");
-            client.networks = vec![Attachment { network: network.clone(), aliases: Vec::new() }];
+            client.networks = vec![Attachment::to(network)];
             let (client, ..) = lab.start(client).await.unwrap();
             lab.says(&client, &format!("wget -qO- http://{name}/"), "hello").await;
             lab.driver.remove(&client).await.unwrap();
@@ -365,7 +368,7 @@ async fn ports_of_internal_networks_are_published() {
     check(async |lab| {
         let mut container = busybox("echo hello > /index.html; exec httpd -f -p 80 -h /");
         container.ports.push(Port::tcp(80));
-        container.networks = vec![Attachment { network: Network::new().internal(), aliases: Vec::new() }];
+        container.networks = vec![Attachment::to(&Network::new().internal())];
         let (id, endpoints, _) = lab.start(container).await.unwrap();
         listens(&lab, &id, 80).await;
         let port = endpoints.tcp(80).unwrap();
@@ -466,8 +469,13 @@ async fn a_cancelled_creation_leaves_nothing() {
         let source: ImageSource = image("busybox").parse().unwrap();
         let image = lab.driver.resolve(&source, PullPolicy::Missing, Arc::new(|_, _, _| ())).await.unwrap();
         let id = format!("{}-cut", lab.session);
-        let request =
-            Create { id: id.clone(), session: lab.session.clone(), container: busybox("true"), image };
+        let request = Create {
+            id: id.clone(),
+            session: lab.session.clone(),
+            container: busybox("true"),
+            image,
+            mounted: Default::default(),
+        };
         // Polled once, so the request is under way, and dropped.
         assert!(lab.driver.create(request).now_or_never().is_none());
         lab.driver.remove(&id).await.unwrap();
@@ -482,7 +490,7 @@ async fn a_sweep_removes_what_is_left() {
     check(async |lab| {
         let network = Network::new();
         let mut container = busybox("exec sleep 1000");
-        container.networks = vec![Attachment { network, aliases: Vec::new() }];
+        container.networks = vec![Attachment::to(&network)];
         let (id, ..) = lab.start(container).await.unwrap();
         assert_eq!(lab.left().await.len(), 2);
         let again = connect_first(candidates(|name| std::env::var(name).ok()), "another").await.unwrap();

@@ -4,8 +4,10 @@
 //! attributes of overlayfs can be seen. Deletions become `.wh.NAME`, directories that hide what is below them get
 //! `.wh..wh..opq` (image-spec, "layer.md"). What this driver puts into containers itself is left out.
 
+use super::select::followed;
 use super::tape::{Entry, Meta, Tape};
 use crate::native::image::{EntryPath, Lower, UnpackError};
+use crate::native::launch::mounts::resolve;
 use crate::native::launch::{Trouble, Trying};
 use crate::native::sys::Called;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat};
@@ -16,7 +18,7 @@ use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// How an upper directory is read.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,15 +42,22 @@ pub(crate) struct Captured {
 
 const DIRECTORY: OFlags = OFlags::DIRECTORY.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
-/// Writes what `upper` holds to `out`.
+/// How many directories deep a layer may be: each of them is open while it is read.
+const DEEPEST: usize = 500;
+
+/// Writes what `upper` holds to `out`. `root` is the whole file system, with what is below `upper`.
 pub(crate) fn capture(
     upper: &OwnedFd,
+    root: Option<&OwnedFd>,
     options: &CaptureOptions,
     out: impl Write,
 ) -> Result<Captured, Trouble> {
     let lower = Lower::open(&options.lower, options.userxattr)
         .map_err(|error: UnpackError| Trouble::new("read the layers below", error.to_string()))?;
-    let left_out: BTreeSet<EntryPath> = options.left_out.iter().filter_map(|path| entry_path(path)).collect();
+    // What is mounted behind a symbolic link leaves its trace where the link leads.
+    let behind_links = options.left_out.iter().filter_map(|path| behind_links(root?, path));
+    let left_out: BTreeSet<EntryPath> =
+        options.left_out.iter().cloned().chain(behind_links).filter_map(|path| entry_path(&path)).collect();
     let parents = left_out.iter().flat_map(|path| path.directory().and_above().collect::<Vec<_>>()).collect();
     let mut capture = Capture {
         tape: Tape::new(out),
@@ -68,7 +77,12 @@ pub(crate) fn capture(
     Ok(Captured { entries })
 }
 
-fn entry_path(path: &std::path::Path) -> Option<EntryPath> {
+fn behind_links(root: &OwnedFd, path: &Path) -> Option<PathBuf> {
+    let found = resolve(root.as_fd(), path, OFlags::PATH | OFlags::CLOEXEC).ok()?;
+    followed(root.as_fd(), &found).ok()
+}
+
+fn entry_path(path: &Path) -> Option<EntryPath> {
     EntryPath::new(std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str())).ok()
 }
 
@@ -157,6 +171,9 @@ impl<W: Write> Capture<'_, W> {
         path: &EntryPath,
         stat: &Stat,
     ) -> Result<(), Stop> {
+        if path.depth() > DEEPEST {
+            return Err(io::Error::other(format!("it is more than {DEEPEST} directories deep")).into());
+        }
         let directory = open_directory(at, name, stat)?;
         if self.parents.contains(path) && self.holds_nothing(directory.as_fd(), path, stat)? {
             return Ok(());
@@ -315,13 +332,12 @@ mod tests {
     use super::*;
     use std::fs;
     use std::os::unix::fs::{FileTypeExt, PermissionsExt, symlink};
-    use std::path::Path;
 
     /// Captures `upper`, and lists what the layer has: kind, path, and what a link leads to.
     fn listed(upper: &Path, options: &CaptureOptions) -> Vec<String> {
         let upper = OwnedFd::from(File::open(upper).unwrap());
         let mut bytes = Vec::new();
-        capture(&upper, options, &mut bytes).unwrap();
+        capture(&upper, None, options, &mut bytes).unwrap();
         let mut archive = tar::Archive::new(&bytes[..]);
         let line = |entry: io::Result<tar::Entry<'_, &[u8]>>| {
             let entry = entry.unwrap();
@@ -374,6 +390,27 @@ mod tests {
             listed(upper.path(), &options),
             ["Directory changed/", "Directory kept/", "Regular kept/new"]
         );
+    }
+
+    /// What is mounted at `/var/run/token`, where `/var/run` is a link to `/run`, leaves nothing in `/run` either.
+    #[test]
+    fn what_is_mounted_behind_a_link_is_left_out() {
+        let (upper, root) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        for top in [upper.path(), root.path()] {
+            fs::create_dir(top.join("run")).unwrap();
+            fs::write(top.join("run/token"), "").unwrap();
+        }
+        fs::write(upper.path().join("run/kept"), "").unwrap();
+        fs::create_dir(root.path().join("var")).unwrap();
+        symlink("/run", root.path().join("var/run")).unwrap();
+        let options = CaptureOptions { left_out: vec!["/var/run/token".into()], ..CaptureOptions::default() };
+        let root = OwnedFd::from(File::open(root.path()).unwrap());
+        let upper = OwnedFd::from(File::open(upper.path()).unwrap());
+        let mut bytes = Vec::new();
+        capture(&upper, Some(&root), &options, &mut bytes).unwrap();
+        let mut archive = tar::Archive::new(&bytes[..]);
+        let names = archive.entries().unwrap().map(|entry| entry.unwrap().path().unwrap().into_owned());
+        assert_eq!(names.collect::<Vec<_>>(), [Path::new("run/"), Path::new("run/kept")]);
     }
 
     /// A capability given to a file as an ordinary user is one of every machine's root in the image.

@@ -10,7 +10,7 @@ use crate::build::dockerfile::ast::{Instruction, RunNetwork};
 use crate::build::step::{Origin, RunMount, RunStep, Sharing};
 use crate::driver::Result;
 use crate::native::image::{Digest, Sharing as Held};
-use crate::native::launcher::{Identity, Job, Part, Target};
+use crate::native::launcher::{Identity, Job, Part, PartKind, Target};
 use crate::native::outbound::host_address;
 use crate::pack::pack;
 use shakedown_spec::{FailureKind, File, FileContent, Mount, MountSource};
@@ -51,9 +51,10 @@ impl Mounted {
     }
 
     fn part(&mut self, target: &str, id: &str, path: &str, read_only: bool) {
-        let source = MountSource::Bind { source: path.to_owned() };
+        let source = MountSource::host(path);
         self.mounts.push(Mount { target: target.to_owned(), source, read_only });
-        self.parts.push(Part { target: target.into(), id: id.to_owned(), path: path.into() });
+        let kind = PartKind::Found;
+        self.parts.push(Part { target: target.into(), id: id.to_owned(), path: path.into(), kind });
     }
 }
 
@@ -201,7 +202,7 @@ impl Builder<'_> {
             }
             fs::rename(&beside, &path).map_err(storing)?;
         }
-        let source = MountSource::Bind { source: path.to_string_lossy().into_owned() };
+        let source = MountSource::host(path.to_string_lossy());
         mounted.mounts.push(Mount { target: target.clone(), source, read_only: *read_only });
         Ok(())
     }

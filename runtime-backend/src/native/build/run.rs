@@ -126,6 +126,7 @@ impl Builder<'_> {
             user,
             identity: self.driver.launcher.identity(),
             cgroups: self.driver.cgroups.views(),
+            devices: &[],
         };
         let bundle = facts.bundle()?;
         let streams = Streams::new(false).map_err(|error| broken(format!("cannot make pipes: {error}")))?;
@@ -133,8 +134,10 @@ impl Builder<'_> {
             id: sandbox.id().to_owned(),
             spec: Box::new(bundle.spec),
             filter: bundle.filter,
+            live_nodes: container.privileged,
             files: Vec::new(),
             parts: mounted.parts.clone(),
+            init: false,
         };
         let child = self.driver.launcher.start(request, &streams.theirs()).await.map_err(|trouble| {
             let failure = broken(format!("cannot {}", trouble.doing));

@@ -148,12 +148,18 @@ impl Finder<'_> {
         let here = base.join(inner);
         let directory = self.open(&here, OFlags::RDONLY | OFlags::DIRECTORY)?;
         let names = names(directory.as_fd()).map_err(|error| unreadable(&here, &error.into()))?;
+        let mut entries = Vec::with_capacity(names.len());
         for name in names {
-            let inner = inner.join(OsStr::from_bytes(name.to_bytes()));
+            let stat = rustix::fs::statat(&directory, &*name, AtFlags::SYMLINK_NOFOLLOW);
+            entries.push((OsStr::from_bytes(name.to_bytes()).to_owned(), stat));
+        }
+        // However deep the directories are, one is open at a time.
+        drop(directory);
+        for (name, stat) in entries {
+            let inner = inner.join(name);
             let path = base.join(&inner);
             let out = self.ignored(&path) || self.exclude.matches(&inner.to_string_lossy());
-            let stat = rustix::fs::statat(&directory, &*name, AtFlags::SYMLINK_NOFOLLOW)
-                .map_err(|error| unreadable(&path, &error.into()))?;
+            let stat = stat.map_err(|error| unreadable(&path, &error.into()))?;
             let is_directory = kind(&stat) == FileType::Directory;
             if out && !(is_directory && (self.ignore.has_exceptions() || self.exclude.has_exceptions())) {
                 continue;
@@ -220,7 +226,7 @@ pub(super) fn open_inside(root: BorrowedFd<'_>, path: &Path, flags: OFlags) -> R
 }
 
 /// Where in `root` a descriptor leads to, without links.
-fn followed(root: BorrowedFd<'_>, fd: &OwnedFd) -> io::Result<PathBuf> {
+pub(super) fn followed(root: BorrowedFd<'_>, fd: &OwnedFd) -> io::Result<PathBuf> {
     let name = |fd: BorrowedFd<'_>| std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()));
     let (root, path) = (name(root)?, name(fd.as_fd())?);
     path.strip_prefix(&root).map(Path::to_owned).map_err(|_outside| Errno::XDEV.into())

@@ -1,40 +1,52 @@
 //! The keeper's side of the native driver.
 
+mod cdi;
 mod check;
+mod exec;
 mod failures;
 mod names;
+mod networks;
+mod pause;
+mod options;
 mod signal;
 mod start;
 mod store;
+mod usage;
 
+pub(super) use options::Extras;
 pub use store::{open_store, store_directory, trees_need_launcher};
 
-use self::check::ONE_ID;
-use self::failures::{copy_failed, exec_failed, failure};
-use self::names::Member;
+use self::check::{NO_SCTP, ONE_ID};
+use self::failures::{copy_failed, failure};
+use self::pause::thaw;
 use self::signal::signal_number;
 use self::start::take_ports;
 use self::store::unpacker;
-use super::cgroup::{Cgroup, Layout};
+use super::cgroup::Layout;
+use super::devices;
+use super::freezer::Freezer;
 use super::image::{Bundled, ImageSummary, Store, StoreLimits, StoredImage};
 use super::instance::{Instance, Running};
 use super::launcher::{Handle, Identity, Job, Launcher, Request, sending_pipe};
 use super::network::addresses::HOST;
+use super::network::carrier::Carrier;
+use super::network::names::Directory;
 use super::network::publish;
 use super::outbound::{HOST_NETWORK, Outbound};
-use super::streams::{Checked, Streams};
+use super::streams::Checked;
 use super::transfer;
 use crate::build::{BuildProgress, BuildRequest};
-use crate::driver::{Capability, Create, Driver, Exec, ExecRequest, Exit, Image, Progress, Result, Socket};
+use crate::driver::{
+    Attached, Capability, Create, Driver, Exec, ExecRequest, Exit, Image, Progress, Result, Socket, Usage,
+};
 use crate::transfer::{ByteStream, ListedImage, LoadedImage, NewImage, SavedImage};
 use crate::wait::{Poll, poll};
 use crate::wanted::{BINFMT_MISC, Runs, Wanted};
 use crate::{ArchiveForm, LogBook};
 use async_trait::async_trait;
-use futures_util::FutureExt;
 use shakedown_spec::{
-    Endpoints, Failure, FailureKind, ImageReference, ImageSource, Network, NetworkMode, Platform, Protocol,
-    Published,
+    Attachment, Endpoints, Failure, FailureKind, ImageReference, ImageSource, Network, NetworkMode, Platform,
+    Port, Published,
 };
 use std::collections::BTreeMap;
 use std::io;
@@ -52,7 +64,12 @@ pub struct NativeDriver {
     pub(super) store: Store,
     pub(super) cgroups: Layout,
     pub(super) outbound: Outbound,
+    /// Who is on which network, under which names.
+    names: Arc<Directory>,
+    freezer: Freezer,
+    pub(super) carrier: Carrier,
     books: Mutex<Books>,
+    volumes: tokio::sync::Mutex<options::Volumes>,
 }
 
 #[derive(Debug, Default)]
@@ -60,8 +77,6 @@ struct Books {
     instances: BTreeMap<String, Arc<Instance>>,
     /// Images resolved in this session, by id.
     images: BTreeMap<String, Arc<StoredImage>>,
-    /// Who is on which network, under which names.
-    members: BTreeMap<String, Vec<Member>>,
 }
 
 impl NativeDriver {
@@ -74,7 +89,10 @@ impl NativeDriver {
         let launcher = connect(launcher)?;
         let store = Store::open(store, unpacker(Some(&launcher))).await?;
         let outbound = Outbound::new(&launcher).await;
-        Ok(Self { launcher, store, cgroups: Layout::detect(), outbound, books: Mutex::default() })
+        let (cgroups, freezer) = (Layout::detect(), Freezer::detect());
+        let (carrier, books, volumes) = (Carrier::default(), Mutex::default(), tokio::sync::Mutex::default());
+        let names = Arc::default();
+        Ok(Self { launcher, store, cgroups, outbound, names, freezer, carrier, books, volumes })
     }
 
     fn books(&self) -> MutexGuard<'_, Books> {
@@ -103,6 +121,27 @@ impl NativeDriver {
     }
 }
 
+/// The limits that can be set here, without a driver.
+#[must_use]
+pub fn limits() -> Vec<crate::doctor::Limit> {
+    let layout = Layout::detect();
+    let one = |(name, limit): (&'static str, &str)| {
+        let (missing, fix) = layout.remedy(limit).unzip();
+        crate::doctor::Limit { name, missing, fix: fix.unwrap_or_default().to_owned() }
+    };
+    LIMITS.into_iter().map(one).collect()
+}
+
+/// Limits by the names of their capabilities, and as control groups call them.
+const LIMITS: [(&str, &str); 6] = [
+    ("memory limit", "memory"),
+    ("swap limit", "swap"),
+    ("pids limit", "pids"),
+    ("cpu limit", "cpu"),
+    ("cpuset", "cpuset"),
+    ("blkio weight", "blkio"),
+];
+
 /// Removes what a dead session of this name left: its control groups. All else went with its launcher.
 ///
 /// # Errors
@@ -111,9 +150,10 @@ impl NativeDriver {
 pub async fn sweep(session: &str) -> Result<()> {
     /// How long the last processes of a killed session may take to end.
     const ENDING: std::time::Duration = std::time::Duration::from_secs(5);
-    let layout = Layout::detect();
+    let freezer = Freezer::detect();
     let swept = poll(ENDING, || async {
-        match layout.sweep(session) {
+        let swept = freezer.sweep(session).and_then(|()| Layout::sweep(session));
+        match swept.and_then(|()| devices::sweep(session)) {
             Ok(()) => Poll::Ready(()),
             Err(error) if error.raw_os_error() == Some(libc::EBUSY) => Poll::NotYet(error.to_string()),
             Err(error) => Poll::Never(error.to_string()),
@@ -146,26 +186,39 @@ impl Driver for NativeDriver {
 
     fn capabilities(&self) -> Vec<Capability> {
         let identity = self.launcher.identity();
-        let not_yet = |what: &str| Some(format!("the native driver has no {what} yet"));
         let list = [
             ("networks", None),
             ("fixed ports", None),
             ("bind mounts", None),
             ("files on a read-only root", None),
             ("own hosts file", None),
-            ("memory limit", self.cgroups.missing("memory")),
-            ("pids limit", self.cgroups.missing("pids")),
-            ("cpu limit", self.cgroups.missing("cpu")),
             ("several users", (identity == Identity::Single).then(|| ONE_ID.to_owned())),
             ("privileged", (identity != Identity::Root).then(|| "it needs root".to_owned())),
-            ("udp ports", not_yet("UDP proxy")),
+            ("udp ports", None),
+            ("sctp ports", Some(NO_SCTP.to_owned())),
+            ("ipv6 networks", networks::missing_ipv6()),
             ("outbound", self.outbound.missing().map(str::to_owned)),
+            ("host ports", self.outbound.missing().map(str::to_owned)),
             ("internal without the host", None),
             ("no outbound", None),
             ("host network", (identity != Identity::Root).then(|| HOST_NETWORK.to_owned())),
-            ("terminal", not_yet("terminals")),
+            ("terminal hangup", None),
+            ("pause", self.freezer.missing().map(str::to_owned)),
+            ("volumes", None),
+            ("image mounts", None),
+            ("shared ipc", None),
+            ("host ipc", (identity != Identity::Root).then(|| check::HOST_IPC.to_owned())),
+            ("shared processes", None),
+            ("host processes", Some(check::HOST_PROCESSES.to_owned())),
+            ("devices", None),
+            ("device permissions", options::devices_missing()),
+            ("apparmor", check::apparmor_missing()),
+            ("selinux", check::selinux_missing()),
+            ("mount propagation", Some(check::PROPAGATION.to_owned())),
         ];
-        list.map(|(name, missing)| Capability { name: name.to_owned(), missing }).into()
+        let limits = LIMITS.map(|(name, limit)| (name, self.cgroups.missing(limit)));
+        let all = limits.into_iter().chain(list);
+        all.map(|(name, missing)| Capability { name: name.to_owned(), missing }).collect()
     }
 
     async fn keep_within(&self, limits: &StoreLimits) -> Result<()> {
@@ -254,35 +307,50 @@ impl Driver for NativeDriver {
     }
 
     async fn create_network(&self, network: &Network) -> Result<()> {
-        let request = Request::CreateNetwork { key: network.key.clone(), internal: network.internal };
-        let made = self.launcher.ask(request).await;
-        made.map(drop).map_err(|trouble| failure(&format!("network {}", network.key), "made", trouble))
+        self.make_network(network).await
     }
 
     async fn remove_network(&self, key: &str) -> Result<()> {
-        self.books().members.remove(key);
+        self.names.remove(key);
         let removed = self.launcher.ask(Request::RemoveNetwork { key: key.to_owned() }).await;
         removed.map(drop).map_err(|trouble| failure(&format!("network {key}"), "removed", trouble))
     }
 
-    async fn create(&self, request: Create) -> Result<Endpoints> {
+    async fn connect_network(&self, id: &str, joined: &Attachment) -> Result<()> {
+        self.join_network(id, joined).await
+    }
+
+    async fn disconnect_network(&self, id: &str, key: &str) -> Result<()> {
+        self.leave_network(id, key).await
+    }
+
+    async fn remove_volume(&self, key: &str) -> Result<()> {
+        self.drop_volume(key).await
+    }
+
+    async fn create(&self, mut request: Create) -> Result<Endpoints> {
         self.check(&request.container)?;
         let image = self.stored(&request.image)?;
+        let extras = self.extras(&mut request, &image).await?;
         let bound = take_ports(&request.container)?;
-        let tcp = |container, host| Published { container, protocol: Protocol::Tcp, host };
+        let at = |port: &Port, host| Published { container: port.container, protocol: port.protocol, host };
         let published = match request.container.network_mode {
             // The service takes the host's port itself.
             NetworkMode::Host => {
-                request.container.ports.iter().map(|port| tcp(port.container, port.container)).collect()
+                request.container.ports.iter().map(|port| at(port, port.container)).collect()
             }
-            _ => bound.iter().map(|(port, bound)| tcp(*port, bound.port)).collect(),
+            _ => bound.iter().map(|(port, taken)| at(port, taken.port())).collect(),
         };
-        let (addresses, accounts, gateway) = self.prepare(&request, image.layers.clone()).await?;
-        self.put_files(&request).await?;
-        let accounts = self.changed_accounts(&request).await?.unwrap_or(accounts);
+        let (mut prepared, asked) = self.prepare(&request, image.layers.clone()).await?;
+        self.put_files(&request, &extras).await?;
+        if let Some(changed) = self.changed_accounts(&request).await? {
+            prepared.accounts = changed;
+        }
         let peer_host =
             (!request.container.networks.is_empty()).then(|| request.container.aliases().swap_remove(0));
-        let instance = Arc::new(Instance::new(request, addresses, accounts, image, bound, gateway));
+        let bound = bound.into_iter().map(|(port, taken)| (port.container, taken)).collect();
+        let instance = Arc::new(Instance::new(request, prepared, image, extras, bound));
+        self.serve_names(&instance, asked)?;
         self.enter_networks(&instance);
         self.books().instances.insert(instance.create.id.clone(), Arc::clone(&instance));
         Ok(Endpoints { host: Ipv4Addr::LOCALHOST.to_string(), published, peer_host })
@@ -292,7 +360,7 @@ impl Driver for NativeDriver {
         let instance = self.instance(id)?;
         self.launch(&instance, log).await?;
         self.serve_ports(&instance)?;
-        self.tell_neighbours(&instance.create).await;
+        self.tell_neighbours(&instance.create, &instance.places()).await;
         Ok(())
     }
 
@@ -310,60 +378,43 @@ impl Driver for NativeDriver {
                 .hint("the names are those of signal(7), such as `SIGTERM`")
         })?;
         let sent = self.launcher.ask(Request::Signal { child: running.child.number, signal }).await;
-        sent.map(drop).map_err(|trouble| failure(&name, "signalled", trouble))
+        sent.map(drop).map_err(|trouble| failure(&name, "signalled", trouble))?;
+        if signal == libc::SIGKILL {
+            // In version 1 of control groups, what is frozen does not even end. In version 2 it is gone by now.
+            let _ = thaw(&instance).await;
+        }
+        Ok(())
     }
 
     async fn remove(&self, id: &str) -> Result<()> {
-        let instance = {
-            let mut books = self.books();
-            for members in books.members.values_mut() {
-                members.retain(|member| member.id != id);
-            }
-            books.instances.remove(id)
-        };
+        self.names.forget(id);
+        let instance = self.books().instances.remove(id);
+        if let Some(instance) = &instance {
+            self.end_frozen(instance).await;
+        }
         let removed = self.launcher.ask(Request::Remove { id: id.to_owned() }).await;
         if let Some(instance) = instance {
-            drop(instance.take_bound());
+            instance.put_down().await;
             self.outbound.dismiss(&instance);
-            self.tell_neighbours(&instance.create).await;
+            self.tell_neighbours(&instance.create, &instance.places()).await;
         }
         removed.map(drop).map_err(|trouble| failure(&format!("container {id}"), "removed", trouble))
     }
 
     async fn exec(&self, id: &str, request: ExecRequest) -> Result<Exec> {
-        let (instance, running) = self.running(id)?;
-        let container = &instance.create.container;
-        let title =
-            || format!("`{}` could not be run in {}", request.argv.join(" "), container.display_name());
-        let failed = |reason: String| Failure::new(FailureKind::ExecFailed, title()).fact("reason", reason);
-        if request.tty {
-            return Err(Failure::new(FailureKind::Unsupported, title())
-                .fact("reason", "the native driver has no terminals yet"));
-        }
-        let user = match &request.user {
-            Some(user) => self.accounts_now(&instance).await.resolve(user).map_err(failed)?,
-            None => self.user(&instance)?,
-        };
-        let facts = self.facts(&instance.create, &user);
-        let (process, filter) = facts.exec(&request)?;
-        let streams = Streams::new(request.stdin).map_err(|error| failed(error.to_string()))?;
-        let joining =
-            running.cgroup.as_ref().map(Cgroup::joining).transpose().map_err(|e| failed(e.to_string()))?;
-        let mut descriptors = streams.theirs().to_vec();
-        descriptors.extend(joining.iter().flatten().map(AsFd::as_fd));
-        let exec = Request::Exec { id: id.to_owned(), process: Box::new(process), filter };
-        let child =
-            self.launcher.start(exec, &descriptors).await.map_err(|trouble| exec_failed(title(), trouble))?;
-        drop(descriptors);
-        let (output, stdin) = streams.into_stream();
-        let exit = async move {
-            let mut exit = child.exit.clone();
-            let ended = exit.wait_for(Option::is_some).await.ok().and_then(|ended| *ended);
-            let (code, signal) = ended.unwrap_or((137, Some(libc::SIGKILL)));
-            Ok(Exit { code, signal, out_of_memory: false })
-        };
-        let stdin = stdin.map(|sender| Box::pin(sender) as Pin<Box<dyn tokio::io::AsyncWrite + Send>>);
-        Ok(Exec { output, stdin, exit: exit.boxed() })
+        self.run(id, request).await
+    }
+
+    async fn pause(&self, id: &str) -> Result<()> {
+        self.pause_container(id).await
+    }
+
+    async fn unpause(&self, id: &str) -> Result<()> {
+        self.unpause_container(id).await
+    }
+
+    async fn attach(&self, id: &str) -> Result<Attached> {
+        self.attached(id)
     }
 
     async fn copy_in(&self, id: &str, path: &str, mut tar: Pin<Box<dyn AsyncRead + Send>>) -> Result<()> {
@@ -402,6 +453,10 @@ impl Driver for NativeDriver {
         Ok(Box::pin(checked))
     }
 
+    async fn usage(&self, id: &str) -> Result<Usage> {
+        self.used(id)
+    }
+
     async fn listening(&self, id: &str, port: u16) -> Result<bool> {
         let (_, running) = self.running(id)?;
         let Some(pid) = running.pid() else { return Ok(false) };
@@ -420,6 +475,10 @@ impl Driver for NativeDriver {
 
     async fn lost(&self) {
         self.launcher.lost().await;
+    }
+
+    fn is_lost(&self) -> bool {
+        self.launcher.is_lost()
     }
 
     async fn sweep(&self, session: &str) -> Result<()> {

@@ -1,45 +1,55 @@
 //! Making a container and starting its first process.
 
 use super::NativeDriver;
+use super::exec::Connected;
 use super::failures::{copy_failed, launch_failed, port_failed};
+use super::names::{asks_for_names, names_on};
+use super::options::{Extras, files_by_root, with_groups};
 use crate::LogBook;
 use crate::driver::{Create, Exit, Result};
 use crate::native::bundle::Facts;
 use crate::native::cgroup::Cgroup;
-use crate::native::instance::{Instance, Running};
+use crate::native::instance::{Instance, Place, Prepared, Running, joining};
 use crate::native::launch::Trouble;
-use crate::native::launcher::{Identity, Job, Reply, Request};
-use crate::native::network::gateway::Gateway;
-use crate::native::network::publish::Bound;
-use crate::native::streams::Streams;
+use crate::native::launcher::{Connection, Identity, Job, Reply, Request};
+use crate::native::network::addresses::Address;
+use crate::native::network::ports::Taken;
 use crate::native::users::{Accounts, User};
 use crate::pack::pack;
-use shakedown_spec::{Container, Failure, FailureKind, NetworkMode};
+use shakedown_spec::{Container, Failure, FailureKind, File, NetworkMode, Port};
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 impl NativeDriver {
-    /// Makes the file system and the network; returns the addresses, the users the image knows, and the container's own
-    /// way to the outside.
+    /// Makes the file system and the network. What comes beside are the sockets at which the container asks for names.
     pub(super) async fn prepare(
         &self,
         request: &Create,
         layers: Vec<PathBuf>,
-    ) -> Result<(Vec<Ipv4Addr>, Accounts, Option<Gateway>)> {
+    ) -> Result<(Prepared, Vec<OwnedFd>)> {
         let container = &request.container;
         let failed = |trouble| launch_failed(container, trouble);
-        let connection = self.outbound.connection(&self.launcher, container).await.map_err(failed)?;
+        let would_ask = asks_for_names(container, &request.image.config);
+        let mut connection = self.outbound.connection(&self.launcher, container).await.map_err(failed)?;
+        if let Connection::Own { resolver, .. } = &mut connection {
+            *resolver = would_ask && !container.networks.is_empty();
+        }
         let (id, paths) = (request.id.clone(), Accounts::paths());
         let prepare = Request::Prepare { id, layers, upper: None, connection, paths };
-        let (reply, exits) = self.launcher.ask_for(prepare).await.map_err(failed)?;
-        let Reply::Prepared { addresses, texts } = reply else {
-            return Ok((Vec::new(), Accounts::default(), None));
+        let (reply, sockets) = self.launcher.ask_for(prepare).await.map_err(failed)?;
+        let (addresses, texts) = match reply {
+            Reply::Prepared { addresses, texts } => (addresses, texts),
+            _ => (Vec::new(), Vec::new()),
         };
+        // The sockets of a container on networks are asked for names.
+        let (exits, asked) =
+            if container.networks.is_empty() { (sockets, Vec::new()) } else { (Vec::new(), sockets) };
         let gateway = self.outbound.admit(container, &addresses, exits).map_err(failed)?;
-        Ok((addresses, Accounts::read(texts), gateway))
+        let reaches = self.outbound.reaches(container);
+        let places = places(container, addresses);
+        Ok((Prepared { places, accounts: Accounts::read(texts), gateway, reaches, would_ask }, asked))
     }
 
     /// The users the container knows, if a declared file has changed them.
@@ -64,17 +74,20 @@ impl NativeDriver {
         }
     }
 
-    pub(super) async fn put_files(&self, request: &Create) -> Result<()> {
-        if request.container.files.is_empty() {
-            return Ok(());
+    pub(super) async fn put_files(&self, request: &Create, extras: &Extras) -> Result<()> {
+        for (root, files) in files_by_root(&request.container, extras)? {
+            self.put_into(request, root.unwrap_or_else(|| request.id.clone()), files).await?;
         }
-        let files = request.container.files.clone();
+        Ok(())
+    }
+
+    async fn put_into(&self, request: &Create, id: String, files: Vec<File>) -> Result<()> {
         let (read, write) =
             io::pipe().map_err(|error| copy_failed(&request.container, &error.to_string()))?;
         let packing = tokio::task::spawn_blocking(move || {
             pack(&files, &mut io::BufWriter::with_capacity(1 << 17, write))
         });
-        let job = Job::CopyIn { id: request.id.clone(), path: "/".into() };
+        let job = Job::CopyIn { id, path: "/".into() };
         let copied = self.launcher.work::<()>(job, read.as_fd()).await;
         drop(read);
         match packing.await {
@@ -106,58 +119,68 @@ impl NativeDriver {
         }
     }
 
-    pub(super) fn facts<'a>(&'a self, create: &'a Create, user: &'a User) -> Facts<'a> {
+    pub(super) fn facts<'a>(&'a self, create: &'a Create, extras: &'a Extras, user: &'a User) -> Facts<'a> {
         Facts {
             container: &create.container,
             image: &create.image.config,
             user,
             identity: self.launcher.identity(),
             cgroups: self.cgroups.views(),
+            devices: &extras.devices,
         }
     }
 
-    pub(super) fn cgroup(&self, create: &Create) -> Result<Option<Cgroup>> {
+    pub(super) async fn cgroup(&self, create: &Create) -> Result<Option<Cgroup>> {
         let resources = &create.container.resources;
         if !resources.need_cgroup() {
             return Ok(None);
         }
+        self.cgroups.open(&create.session, self.launcher.pid()).await?;
         self.cgroups.create(&create.session, &create.id, resources).map(Some)
     }
 
     pub(super) async fn launch(&self, instance: &Arc<Instance>, log: Arc<LogBook>) -> Result<()> {
         let create = &instance.create;
-        let user = self.user(instance)?;
-        let facts = self.facts(create, &user);
+        instance.begin_anew();
+        let user = with_groups(instance, self.user(instance)?)?;
+        let facts = self.facts(create, &instance.extras, &user);
         let bundle = facts.bundle()?;
         let failed = |trouble| launch_failed(&create.container, trouble);
         let files = self.name_files(instance);
-        let cgroup = self.cgroup(create)?;
-        let joining = cgroup.as_ref().map(Cgroup::joining).transpose();
+        let cgroup = self.cgroup(create).await?;
+        let devices = self.device_group(create, &instance.extras, &user)?;
+        let joining = joining(cgroup.as_ref(), devices.as_ref());
         let joining =
             joining.map_err(|error| failed(Trouble::new("join the control group", error.to_string())))?;
-        let streams =
-            Streams::new(false).map_err(|error| failed(Trouble::new("make pipes", error.to_string())))?;
-        let mut descriptors = streams.theirs().to_vec();
-        descriptors.extend(joining.iter().flatten().map(AsFd::as_fd));
+        let container = &create.container;
+        let connected = Connected::new(container.tty, container.stdin_open)
+            .map_err(|error| failed(Trouble::new("make pipes", error)))?;
+        let mut descriptors = connected.theirs().to_vec();
+        descriptors.extend(joining.iter().map(AsFd::as_fd));
         let request = Request::Start {
             id: create.id.clone(),
             spec: Box::new(bundle.spec),
             filter: bundle.filter,
+            live_nodes: create.container.privileged,
             files,
-            parts: Vec::new(),
+            parts: instance.extras.parts.clone(),
+            init: create.container.init,
         };
         let child = self.launcher.start(request, &descriptors).await.map_err(failed)?;
-        streams.into_log(log);
-        let running = Arc::new(Running { child, cgroup });
+        let attached = connected
+            .into_log(log, container.stdin_open)
+            .map_err(|error| failed(Trouble::new("take the terminal", error)))?;
+        let running = Arc::new(Running { child, cgroup, devices, attached });
         instance.set_running(Arc::clone(&running));
+        let settled = running.cgroup.as_ref().map_or(Ok(()), Cgroup::settle);
         tokio::spawn(watch_end(Arc::clone(instance), running));
-        Ok(())
+        settled.map_err(|error| failed(Trouble::new("limit its processor time", error.to_string())))
     }
 
     pub(super) fn serve_ports(&self, instance: &Instance) -> Result<()> {
         for (port, bound) in instance.take_bound() {
-            let target = SocketAddr::from((instance.address(), port));
-            let tasks = bound.serve(&self.launcher, &instance.create.id, target);
+            let target = instance.target(port);
+            let tasks = bound.serve(&self.carrier, &self.launcher, &instance.create.id, target);
             let tasks = tasks.map_err(|error| port_failed(&instance.create.container, port, &error))?;
             instance.carry(tasks);
         }
@@ -171,16 +194,36 @@ async fn watch_end(instance: Arc<Instance>, running: Arc<Running>) {
     let ended = exit.wait_for(Option::is_some).await.ok().and_then(|ended| *ended);
     // Without the launcher there is no container either: it was killed.
     let (code, signal) = ended.unwrap_or((137, Some(libc::SIGKILL)));
+    // An init ends with the code that a shell would give for the program's signal.
+    let signal =
+        signal.or_else(|| (instance.create.container.init && code > 128 && code <= 192).then(|| code - 128));
     let out_of_memory = running.cgroup.as_ref().is_some_and(Cgroup::out_of_memory);
+    // Before it is told: who hears of the end may start it again, with control groups of the same names.
+    drop(running);
     instance.ended(Exit { code, signal, out_of_memory });
 }
 
-pub(super) fn take_ports(container: &Container) -> Result<Vec<(u16, Bound)>> {
-    let take = |port: &shakedown_spec::Port| {
-        Bound::take(port.host)
-            .map(|bound| (port.container, bound))
+pub(super) fn take_ports(container: &Container) -> Result<Vec<(Port, Taken)>> {
+    let take = |port: &Port| {
+        Taken::take(port)
+            .map(|taken| (*port, taken))
             .map_err(|error| port_failed(container, port.host.unwrap_or(port.container), &error))
     };
     let mapped = container.ports.iter().filter(|_| container.network_mode != NetworkMode::Host);
     mapped.map(take).collect()
+}
+
+/// Where the container is: the addresses are in the order of its networks.
+fn places(container: &Container, addresses: Vec<Address>) -> Vec<Place> {
+    let mut joined = container.networks.iter();
+    let place = |address| match joined.next() {
+        Some(joined) => Place {
+            key: joined.network.key.clone(),
+            internal: joined.network.internal,
+            names: names_on(container, joined),
+            address,
+        },
+        None => Place { key: String::new(), internal: false, names: Vec::new(), address },
+    };
+    addresses.into_iter().map(place).collect()
 }

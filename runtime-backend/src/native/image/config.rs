@@ -54,6 +54,7 @@ struct RawHealthcheck {
     interval: Option<i64>,
     timeout: Option<i64>,
     start_period: Option<i64>,
+    start_interval: Option<i64>,
     retries: Option<i64>,
 }
 
@@ -99,7 +100,8 @@ fn healthcheck(raw: RawHealthcheck) -> Option<Healthcheck> {
     };
     let retries = raw.retries.and_then(|retries| u32::try_from(retries).ok()).filter(|retries| *retries > 0);
     let (interval, timeout, start_period) = (time(raw.interval), time(raw.timeout), time(raw.start_period));
-    Some(Healthcheck { test, interval, timeout, start_period, retries })
+    let start_interval = time(raw.start_interval);
+    Some(Healthcheck { test, interval, timeout, start_period, start_interval, retries })
 }
 
 #[cfg(test)]

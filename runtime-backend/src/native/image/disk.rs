@@ -200,7 +200,8 @@ impl Disk {
             let path = entry?.path();
             if path.extension().is_none_or(|extension| extension != "lock") {
                 // Its lock is made before it and removed after it.
-                if !lock_of(&path).exists() {
+                // What cannot be looked at now, for want of memory, may be somebody's.
+                if !lock_of(&path).try_exists().unwrap_or(true) {
                     unpacker.remove(&path).await?;
                 }
                 continue;

@@ -356,6 +356,11 @@ impl Shared {
                 self.unpacker.remove(&whole).await.map_err(storing)?;
                 return Ok(there);
             }
+            // So does one that cannot be read now, for want of memory or descriptors.
+            match std::fs::read(place.join("layer.json")) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(storing(error)),
+                _ => {}
+            }
             // Without its record it is of no use: someone meddled with it.
             let old = layer.scratch.path().join("old");
             std::fs::rename(place, &old).map_err(storing)?;

@@ -21,7 +21,8 @@ impl Shared {
     /// The record of an unpacked layer, if the layer is there and what was unpacked.
     pub(super) async fn unpacked_layer(&self, place: &Path) -> Option<LayerRecord> {
         let record: LayerRecord = read_json(&place.join("layer.json"))?;
-        if record.boot == self.boot {
+        // Where the boot is not known, on either side, nothing says that there was another one.
+        if record.boot == self.boot || record.boot.is_empty() || self.boot.is_empty() {
             return Some(record);
         }
         let sum = self.unpacker.sum(&place.join("tree")).await.ok()?;

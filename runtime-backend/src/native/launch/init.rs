@@ -1,7 +1,7 @@
 //! The container's first process: from a clone of the launcher to the container's program.
 
 use super::mounts::{self, Root};
-use super::{Launched, Program, Trouble, Trying, World};
+use super::{Launched, Program, Trouble, Trying, World, reaper};
 use crate::native::sys::{self, Called, Stack};
 use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Spec};
 use rustix::fs::OFlags;
@@ -17,13 +17,13 @@ type Step = fn(&Init<'_>) -> Result<(), Trouble>;
 const STEPS: [Step; 9] = [
     |init| init.map_ids(),
     |init| init.isolate_mounts(),
+    |init| init.join_groups(),
     |init| init.mount_all(),
     |init| init.cover_paths(),
     |init| init.change_root(),
     |init| init.name_host(),
     |init| init.set_parameters(),
     |init| init.connect_streams(),
-    |init| init.join_groups(),
 ];
 
 /// Starts the container's first process.
@@ -36,22 +36,17 @@ pub(crate) fn launch(
     stack: &Stack,
 ) -> Result<Launched, Trouble> {
     let init = Init { spec, program, world };
-    let mut trouble = None;
     // The network namespace is inherited: a process in a user namespace of its own has no right to join it.
-    let joined = enter_network(world.network);
-    let child = joined.and_then(|()| {
-        sys::clone_vfork(init.namespaces(), stack, || {
-            trouble = Some(init.run());
-            127
-        })
-        .call(|| format!("clone({:#x})", init.namespaces()))
-        .trying(|| "make the container's namespaces".to_owned())
-    });
-    if enter_network(world.network.map(|_| world.home)).is_err() {
+    let joined = enter_network(world.network)
+        .and_then(|()| world.joins.iter().try_for_each(|join| enter(join.namespace.as_fd(), join.kind)));
+    let launched =
+        joined.and_then(|()| if world.reaper { reaper::launch(&init) } else { init.launch(stack) });
+    let back = world.joins.iter().try_for_each(|join| enter(join.home.as_fd(), join.kind));
+    if back.and(enter_network(world.network.map(|_| world.home))).is_err() {
         // A launcher that cannot go back would make everything else in there: better none.
         std::process::abort();
     }
-    let child = child?;
+    let (child, trouble) = launched?;
     match trouble {
         None => Ok(child),
         Some(trouble) => {
@@ -68,19 +63,26 @@ fn enter_network(namespace: Option<BorrowedFd<'_>>) -> Result<(), Trouble> {
         .trying(|| "enter the container's network".to_owned())
 }
 
+fn enter(namespace: BorrowedFd<'_>, kind: LinkNameSpaceType) -> Result<(), Trouble> {
+    rustix::thread::move_into_link_name_space(namespace, Some(kind))
+        .call(|| format!("setns(…, {kind:?})"))
+        .trying(|| "share a namespace".to_owned())
+}
+
 /// Everything the new process reads; it lives in the launcher's memory.
-struct Init<'a> {
+pub(super) struct Init<'a> {
     spec: &'a Spec,
-    program: &'a Program,
+    pub(super) program: &'a Program,
     world: &'a World<'a>,
 }
 
 impl Init<'_> {
     /// The namespaces the spec asks for that are not joined.
-    fn namespaces(&self) -> i32 {
+    pub(super) fn namespaces(&self) -> i32 {
         let linux = self.spec.linux().as_ref();
         let list = linux.and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
-        list.iter().fold(0, |flags, namespace| {
+        // One with a path is shared, and was entered.
+        list.iter().filter(|namespace| namespace.path().is_none()).fold(0, |flags, namespace| {
             flags
                 | match namespace.typ() {
                     LinuxNamespaceType::Mount => libc::CLONE_NEWNS,
@@ -101,14 +103,37 @@ impl Init<'_> {
         linux.and_then(|linux| linux.namespaces().as_ref()).into_iter().flatten().any(|n| n.typ() == kind)
     }
 
+    /// In a process that shares this one's memory, so that the cost does not grow with it.
+    fn launch(&self, stack: &Stack) -> Result<(Launched, Option<Trouble>), Trouble> {
+        let mut trouble = None;
+        let child = sys::clone_vfork(self.namespaces(), stack, || {
+            trouble = Some(self.run());
+            127
+        })
+        .call(|| format!("clone({:#x})", self.namespaces()))
+        .trying(|| "make the container's namespaces".to_owned())?;
+        Ok((child, trouble))
+    }
+
     fn run(&self) -> Trouble {
-        let count = STEPS.len() + 1;
-        for (number, step) in STEPS.iter().enumerate() {
-            if let Err(trouble) = step(self) {
-                return Trouble { step: Some((number + 1, count)), ..trouble };
-            }
+        if let Err(trouble) = self.set_up() {
+            return trouble;
         }
         let Err(trouble) = self.program.run();
+        Self::at_last(trouble)
+    }
+
+    /// All steps but the last.
+    pub(super) fn set_up(&self) -> Result<(), Trouble> {
+        let count = STEPS.len() + 1;
+        STEPS.iter().enumerate().try_for_each(|(number, step)| {
+            step(self).map_err(|trouble| Trouble { step: Some((number + 1, count)), ..trouble })
+        })
+    }
+
+    /// Trouble of the last step.
+    pub(super) fn at_last(trouble: Trouble) -> Trouble {
+        let count = STEPS.len() + 1;
         Trouble { step: Some((count, count)), ..trouble }
     }
 
@@ -116,7 +141,8 @@ impl Init<'_> {
         Root::new(self.world.root)
     }
 
-    /// Last, because from here on a small limit slows this process, and the launcher waits for it.
+    /// Before the control groups are mounted: a mount shows what is below the root of the namespace that made it, which
+    /// would be the host's. The launcher waits for this process, so that what would slow it is set afterwards.
     fn join_groups(&self) -> Result<(), Trouble> {
         for cgroup in &self.world.cgroups {
             rustix::io::write(cgroup, b"0")
@@ -193,11 +219,8 @@ impl Init<'_> {
         for path in linux.readonly_paths().iter().flatten() {
             root.protect(Path::new(path))?;
         }
-        let masked = linux.masked_paths().as_deref().unwrap_or_default();
-        if masked.is_empty() {
-            return Ok(());
-        }
-        masked.iter().try_for_each(|path| root.mask(Path::new(path)))
+        let mut empty = None;
+        linux.masked_paths().iter().flatten().try_for_each(|path| root.mask(Path::new(path), &mut empty))
     }
 
     /// `pivot_root(".", ".")` stacks the old root on the new one, from where it is detached: pivot_root(2), NOTES.
@@ -255,8 +278,8 @@ impl Init<'_> {
     }
 
     fn connect_streams(&self) -> Result<(), Trouble> {
-        // A process group and session of its own: a signal to the launcher's group is none of the container's.
-        let _ = rustix::process::setsid();
-        Program::take_streams(&self.world.stdio)
+        self.program.connect(&self.world.stdio)?;
+        // With an init, the program leads the session, and has the terminal.
+        if self.world.reaper { Ok(()) } else { self.program.lead_session() }
     }
 }

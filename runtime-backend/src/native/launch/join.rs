@@ -107,14 +107,14 @@ fn enter_and_run(
     joined: &Joined<'_>,
     stdio: &[BorrowedFd<'_>; 3],
 ) -> Result<std::convert::Infallible, Trouble> {
-    let _ = rustix::process::setsid();
     rustix::thread::move_into_thread_name_spaces(
         joined.init,
         ThreadNameSpaceType::from_bits_retain(joined.namespaces),
     )
     .call(|| format!("setns(pidfd, {:#x})", joined.namespaces))
     .trying(|| "join the container's namespaces".to_owned())?;
-    Program::take_streams(stdio)?;
+    program.connect(stdio)?;
+    program.lead_session()?;
     program.set_limits()?;
     for cgroup in joined.cgroups {
         rustix::io::write(cgroup, b"0")

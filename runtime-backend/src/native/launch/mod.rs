@@ -3,6 +3,7 @@
 //! ```text
 //! launch(spec, world) ──clone──► init: join groups ► map ids ► make mounts private ► attach root ► mounts ► masks
 //!                                       ► pivot ► names, parameters, limits ► privileges ► exec
+//! launch with an init ──fork───► the same, then fork ► exec; process 1 forwards signals and reaps
 //! join(program, init) ──fork───► enter namespaces ► join groups ► privileges ► exec
 //! ```
 //!
@@ -13,13 +14,17 @@
 mod init;
 mod join;
 pub(crate) mod mounts;
+mod profile;
 mod program;
+mod reaper;
+pub(crate) mod terminal;
 
 pub(crate) use init::launch;
 pub(crate) use join::{Joined, Joining, join};
 pub(crate) use program::Program;
 
 use super::sys::{CallError, Clone};
+use rustix::thread::LinkNameSpaceType;
 use serde::{Deserialize, Serialize};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -42,8 +47,23 @@ pub(crate) struct World<'a> {
     /// Whether device nodes in the container's own files are dead: a node of an image, or one made with `CAP_MKNOD`,
     /// would reach the host's devices.
     pub(crate) dead_nodes: bool,
-    /// Standard input, output and error.
+    /// Namespaces of others that it joins.
+    pub(crate) joins: Vec<Join>,
+    /// Standard input, output and error. For a process with a terminal, the first is the socket that takes its master.
     pub(crate) stdio: [BorrowedFd<'a>; 3],
+    /// Whether process 1 is the launch code's own init, with the program as its child.
+    pub(crate) reaper: bool,
+}
+
+/// A namespace that a container shares: it is entered for the launch, and left again.
+#[derive(Debug)]
+pub(crate) struct Join {
+    /// The namespace.
+    pub(crate) namespace: OwnedFd,
+    /// The launcher's own of that kind.
+    pub(crate) home: OwnedFd,
+    /// The kind.
+    pub(crate) kind: LinkNameSpaceType,
 }
 
 /// A launched process.

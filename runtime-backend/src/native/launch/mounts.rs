@@ -9,6 +9,7 @@ use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
     fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
 };
+use rustix::process::{Gid, Uid};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -193,19 +194,17 @@ impl<'a> Root<'a> {
     /// namespace).
     pub(super) fn device(&self, device: &LinuxDevice, ready: Option<&Path>) -> Result<(), Trouble> {
         let path = device.path();
+        let ready_directory = ready;
         let ready = ready.zip(path.file_name()).map(|(directory, name)| directory.join(name));
         if let Some(node) = ready.filter(|_| DEVICES.iter().any(|(name, ..)| Path::new(name) == path)) {
             return self.attach(&open_bind(&node)?, path, false);
         }
         let doing = || format!("make the device {} in the container", path.display());
+        if let Some(directory) = ready_directory {
+            return self.fresh_node(device, directory);
+        }
         let (parent, name) = self.parent(path).call(|| format!("openat2({path:?})")).trying(doing)?;
-        let kind = match device.typ() {
-            LinuxDeviceType::B => FileType::BlockDevice,
-            LinuxDeviceType::P => FileType::Fifo,
-            _ => FileType::CharacterDevice,
-        };
-        let (major, minor) = (device.major() as u32, device.minor() as u32);
-        let mode = Mode::from_raw_mode(device.file_mode().unwrap_or(0o666));
+        let (kind, mode, major, minor) = node_of(device);
         match rustix::fs::mknodat(&parent, name, kind, mode, rustix::fs::makedev(major, minor)) {
             Ok(()) => {}
             Err(Errno::PERM) => return self.attach(&open_bind(path)?, path, false),
@@ -221,8 +220,20 @@ impl<'a> Root<'a> {
             .trying(doing)
     }
 
-    /// Covers a path so that nothing of it can be read; one that is not there needs no cover.
-    pub(super) fn mask(&self, path: &Path) -> Result<(), Trouble> {
+    /// Shows a node of its own, which lives as long as it is mounted somewhere: `directory` is on a file system that the
+    /// launcher made for nodes, unlike the container's own files, in which they are dead.
+    fn fresh_node(&self, device: &LinuxDevice, directory: &Path) -> Result<(), Trouble> {
+        let node = directory.join("new");
+        let made = make_node(device, &node);
+        // Its name goes last: what has none is not mounted.
+        let shown = made.and_then(|()| self.attach(&open_bind(&node)?, device.path(), false));
+        let _ = rustix::fs::unlink(&node);
+        shown
+    }
+
+    /// Covers a path so that nothing of it can be read; one that is not there needs no cover. `empty` is the directory
+    /// that others were covered with.
+    pub(super) fn mask(&self, path: &Path, empty: &mut Option<OwnedFd>) -> Result<(), Trouble> {
         let doing = || format!("mask {}", path.display());
         let target = match self.open(path, OFlags::PATH | OFlags::CLOEXEC) {
             Ok(target) => target,
@@ -231,13 +242,21 @@ impl<'a> Root<'a> {
         };
         let directory = rustix::fs::fstat(&target)
             .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory);
-        // A new one each time: Linux before 6.15 does not copy a mount that is not attached.
-        let cover = if directory {
-            empty_directory()?
-        } else {
-            self.null().call(|| "open_tree(\"/dev/null\", OPEN_TREE_CLONE)".to_owned()).trying(doing)?
+        let cover = match empty.as_ref().filter(|_| directory) {
+            Some(empty) => clone_mount(empty.as_fd())
+                .call(|| "open_tree(empty, \"\", OPEN_TREE_CLONE|AT_EMPTY_PATH)".to_owned())
+                .trying(doing)?,
+            None if directory => empty_directory()?,
+            None => {
+                self.null().call(|| "open_tree(\"/dev/null\", OPEN_TREE_CLONE)".to_owned()).trying(doing)?
+            }
         };
-        move_onto(cover.as_fd(), target.as_fd()).call(|| format!("move_mount(…, {path:?})")).trying(doing)
+        move_onto(cover.as_fd(), target.as_fd()).call(|| format!("move_mount(…, {path:?})")).trying(doing)?;
+        // In place, it can be copied on every kernel; one that is not attached only since Linux 6.15.
+        if directory && empty.is_none() {
+            *empty = Some(cover);
+        }
+        Ok(())
     }
 
     /// The container's own `/dev/null`, which has to be the real one: a fake would be shown in place of what is
@@ -289,6 +308,33 @@ impl<'a> Root<'a> {
         }
         Ok(())
     }
+}
+
+/// What a device's node is: kind, mode, and the device's number.
+fn node_of(device: &LinuxDevice) -> (FileType, Mode, u32, u32) {
+    let kind = match device.typ() {
+        LinuxDeviceType::B => FileType::BlockDevice,
+        LinuxDeviceType::P => FileType::Fifo,
+        _ => FileType::CharacterDevice,
+    };
+    let mode = Mode::from_raw_mode(device.file_mode().unwrap_or(0o666));
+    (kind, mode, device.major() as u32, device.minor() as u32)
+}
+
+/// Makes a node; its mode and owner are the device's.
+fn make_node(device: &LinuxDevice, node: &Path) -> Result<(), Trouble> {
+    let doing = || format!("make the device {} in the container", device.path().display());
+    let (kind, mode, major, minor) = node_of(device);
+    rustix::fs::mknodat(CWD, node, kind, mode, rustix::fs::makedev(major, minor))
+        .call(|| format!("mknodat({node:?}, {mode:?}, {major}:{minor})"))
+        .trying(doing)?;
+    let owner = device.uid().map(Uid::from_raw).zip(device.gid().map(Gid::from_raw));
+    let owned = match owner {
+        Some((uid, gid)) => rustix::fs::chown(node, Some(uid), Some(gid)),
+        None => Ok(()),
+    };
+    // The umask of this process has taken bits away.
+    owned.and_then(|()| rustix::fs::chmod(node, mode)).call(|| format!("chown({node:?})")).trying(doing)
 }
 
 /// Opens a path beneath `root` as a process whose `/` it is would see it.

@@ -1,5 +1,6 @@
 //! The program a container runs and the privileges it runs with: the part that the first and further processes share.
 
+use super::terminal::{self, Terminal};
 use super::{Trouble, Trying};
 use crate::native::sys::{self, CallError, Called};
 use libc::sock_filter;
@@ -30,8 +31,12 @@ pub(crate) struct Program {
     no_new_privileges: bool,
     oom_score_adj: Option<i32>,
     filter: Option<Vec<sock_filter>>,
+    /// The AppArmor profile.
+    profile: Option<String>,
     /// Whether supplementary groups can be set: not where `setgroups` is denied for want of mapped groups.
     set_groups: bool,
+    /// The size of the terminal, if it gets one.
+    terminal: Option<(u16, u16)>,
 }
 
 impl Program {
@@ -41,12 +46,6 @@ impl Program {
         filter: Option<Vec<sock_filter>>,
         set_groups: bool,
     ) -> Result<Self, Trouble> {
-        if process.terminal().unwrap_or(false) {
-            return Err(Trouble::new(
-                "give the container a terminal",
-                "the native driver has no terminals yet",
-            ));
-        }
         let argv = strings("argument", process.args().as_deref().unwrap_or_default())?;
         let first = argv.first().filter(|first| !first.is_empty()).ok_or_else(|| {
             let reason = "neither the image nor the declaration has an entry point or a command";
@@ -85,8 +84,27 @@ impl Program {
             no_new_privileges: process.no_new_privileges().unwrap_or(false),
             oom_score_adj: process.oom_score_adj(),
             filter,
+            profile: process.apparmor_profile().clone().filter(|profile| !profile.is_empty()),
             set_groups,
+            terminal: process.terminal().unwrap_or(false).then(|| terminal_size(process)),
         })
+    }
+
+    /// Connects the standard streams. A program with a terminal gets one here, in the root that is this process's by now;
+    /// the first of the descriptors is then the socket that takes the terminal's other end.
+    pub(super) fn connect(&self, stdio: &[BorrowedFd<'_>; 3]) -> Result<(), Trouble> {
+        let Some(size) = self.terminal else { return Self::take_streams(stdio) };
+        Terminal::make(self.uid, size)?.connect(stdio[0])?;
+        sys::close_all_from(3)
+            .call(|| "close_range(3, ~0, CLOSE_RANGE_CLOEXEC)".to_owned())
+            .trying(|| "connect the container's terminal".to_owned())
+    }
+
+    /// Gives this process a session of its own, with the program's terminal if it has one.
+    pub(super) fn lead_session(&self) -> Result<(), Trouble> {
+        // A signal to the launcher's group is none of the container's.
+        let _ = rustix::process::setsid();
+        if self.terminal.is_some() { terminal::control() } else { Ok(()) }
     }
 
     /// Puts the standard streams in place and marks all others to be closed.
@@ -132,7 +150,11 @@ impl Program {
                 Ok(()) => {}
                 Err(error) => {
                     let text = || format!("prlimit64(0, {resource}, {{soft={soft}, hard={hard}}})");
-                    return Err(error).call(text).trying(|| "set a resource limit".to_owned());
+                    let failed = Err(error).call(text).trying(|| "set a resource limit".to_owned());
+                    return failed.map_err(|trouble| Trouble {
+                        reason: sys::rlimit_refused(*resource, *hard),
+                        ..trouble
+                    });
                 }
             }
         }
@@ -144,9 +166,18 @@ impl Program {
     /// The order matters: the bounding set needs `CAP_SETPCAP`, groups and ids need `CAP_SETGID` and `CAP_SETUID`, the
     /// filter needs `CAP_SYS_ADMIN` unless new privileges are ruled out; each is lost in a later line.
     pub(super) fn run(&self) -> Result<std::convert::Infallible, Trouble> {
+        self.give_up_privileges()?;
+        Err(self.execute())
+    }
+
+    /// All but the execution of the program.
+    pub(super) fn give_up_privileges(&self) -> Result<(), Trouble> {
         let privileges = || "give up privileges".to_owned();
         self.drop_bounding().trying(privileges)?;
         self.adjust_oom_score()?;
+        if let Some(profile) = &self.profile {
+            super::profile::enter_at_exec(profile)?;
+        }
         if !self.no_new_privileges {
             self.install_filter()?;
         }
@@ -169,7 +200,7 @@ impl Program {
             self.install_filter()?;
         }
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(self.umask.unwrap_or(0o022)));
-        Err(self.execute())
+        Ok(())
     }
 
     fn drop_bounding(&self) -> Result<(), CallError> {
@@ -262,7 +293,7 @@ impl Program {
     }
 
     /// Tries each place of `PATH`, as `execvp` does: "permission denied" in one is remembered while others are tried.
-    fn execute(&self) -> Trouble {
+    pub(super) fn execute(&self) -> Trouble {
         let mut worst = Errno::NOENT;
         for path in &self.candidates {
             match sys::exec(path, &self.argv, &self.env) {
@@ -292,6 +323,11 @@ impl Program {
         let call = Some(format!("execve({:?}) = {}", name, sys::errno_name(worst)));
         Trouble { doing: format!("run `{name}`"), call, reason, step: None }
     }
+}
+
+fn terminal_size(process: &Process) -> (u16, u16) {
+    let word = |value: u64| u16::try_from(value).unwrap_or(u16::MAX);
+    process.console_size().map_or((0, 0), |size| (word(size.height()), word(size.width())))
 }
 
 fn strings(what: &str, list: &[String]) -> Result<Vec<CString>, Trouble> {

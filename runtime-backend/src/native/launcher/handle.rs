@@ -8,6 +8,7 @@ use super::{Identity, Job};
 use crate::detect::Refusal;
 use crate::native::launch::{Trouble, Trying};
 use crate::native::sys::{self, Called, Clone};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use std::collections::HashMap;
@@ -90,6 +91,7 @@ impl Launcher {
         let shared = Arc::new(Shared {
             socket,
             identity: self.identity,
+            pid: self.process.pid,
             books: Mutex::default(),
             sequence: AtomicU64::new(1),
             lost: watch::Sender::new(false),
@@ -141,6 +143,7 @@ pub(crate) struct Child {
 struct Shared {
     socket: AsyncFd<OwnedFd>,
     identity: Identity,
+    pid: i32,
     books: Mutex<Books>,
     sequence: AtomicU64,
     lost: watch::Sender<bool>,
@@ -165,10 +168,23 @@ impl Handle {
         self.shared.identity
     }
 
+    /// The launcher's process id as this process sees it.
+    pub(crate) fn pid(&self) -> i32 {
+        self.shared.pid
+    }
+
     /// Resolves when the launcher has ended.
     pub(crate) async fn lost(&self) {
         // The sender lives as long as this handle.
         let _ = self.shared.lost.subscribe().wait_for(|lost| *lost).await;
+    }
+
+    /// Whether the launcher has ended. The kernel closes its socket before it kills the containers (`do_exit`).
+    pub(crate) fn is_lost(&self) -> bool {
+        let socket = self.shared.socket.get_ref();
+        let mut ends = [PollFd::new(socket, PollFlags::RDHUP)];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        *self.shared.lost.borrow() || matches!(poll(&mut ends, Some(&now)), Ok(1..))
     }
 
     /// Asks for something that is answered without descriptors.
@@ -199,6 +215,12 @@ impl Handle {
     pub(crate) async fn sockets(&self, id: &str, count: usize) -> Result<Vec<OwnedFd>, Trouble> {
         let request = Request::Sockets { id: id.to_owned(), count };
         Ok(self.shared.exchange(request, &[]).await?.beside)
+    }
+
+    /// Makes a UDP socket in a container's network.
+    pub(crate) async fn datagram_socket(&self, id: &str) -> Result<OwnedFd, Trouble> {
+        let (_, made) = self.ask_for(Request::DatagramSocket { id: id.to_owned() }).await?;
+        made.into_iter().next().ok_or_else(misunderstood)
     }
 
     /// Lets a worker do a job. `data` is the pipe or file it works on; the outcome is what it writes to a second pipe.

@@ -1,6 +1,7 @@
 //! As whom the launcher runs, and how the ids of containers map to those of the host.
 
 use super::super::sys;
+use rustix::io::Errno;
 use rustix::thread::CapabilitySet;
 use std::fs;
 use std::path::Path;
@@ -157,12 +158,32 @@ pub(super) fn namespaces_forbidden(call: &sys::CallError) -> (String, Vec<String
             return (reason, vec![format!("`sudo sysctl {name}={on}`")]);
         }
     }
+    // Every kernel on which the launcher works has the call. Docker's default filter answers so for it.
+    if call.errno == Errno::NOSYS {
+        let reason =
+            format!("namespaces cannot be made: {call}: the seccomp filter of a container forbids it");
+        let hint = "start the outer container with `--security-opt seccomp=unconfined \
+            --security-opt systempaths=unconfined`, as root also with `--cap-add SYS_ADMIN --cap-add NET_ADMIN`";
+        return (reason, vec![hint.to_owned()]);
+    }
     (format!("namespaces cannot be made: {call}"), Vec::new())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// In a container with Docker's default filter, the reason is the filter and not the kernel's age.
+    #[test]
+    fn a_filter_is_told_as_such() {
+        let call = sys::CallError { call: "clone3(0x78020000)".to_owned(), errno: Errno::NOSYS };
+        let (reason, hints) = namespaces_forbidden(&call);
+        // On a machine where a switch is off, that is the reason.
+        if !reason.starts_with("user namespaces are off") {
+            assert!(reason.contains("seccomp filter of a container"), "{reason}");
+            assert!(hints[0].contains("seccomp=unconfined"), "{hints:?}");
+        }
+    }
 
     /// A range is found by name or number, and only if an image's ids fit into it.
     #[test]

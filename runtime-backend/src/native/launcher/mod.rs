@@ -14,10 +14,12 @@
 
 mod extract;
 mod files;
+mod gather;
 mod handle;
 mod identity;
 mod protocol;
 mod serve;
+mod share;
 mod start;
 mod unpack;
 mod worker;
@@ -26,6 +28,7 @@ pub(crate) use extract::{Extraction, extract};
 pub use handle::Launcher;
 pub(crate) use handle::{Child, Handle, receiving_pipe, sending_pipe};
 pub(crate) use identity::Identity;
-pub(crate) use protocol::{Connection, Job, Part, Reply, Request, Target, WrittenFile};
+pub(crate) use protocol::{Connection, Job, Joining, Part, PartKind, Reply, Request, Target, WrittenFile};
+pub(crate) use serve::receive_message;
 pub use start::launcher_main;
 pub(crate) use unpack::MappedUnpacker;

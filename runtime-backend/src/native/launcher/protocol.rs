@@ -14,6 +14,8 @@
 use crate::native::build::{CaptureOptions, Placing, Selection};
 use crate::native::image::UnpackOptions;
 use crate::native::launch::Trouble;
+use crate::native::network::addresses::{Address, Plan};
+use crate::native::seccomp::Filter;
 use oci_spec::runtime::{Process, Spec};
 use serde::{Deserialize, Serialize};
 use std::net::Ipv4Addr;
@@ -53,24 +55,37 @@ pub(crate) enum Request {
     /// Write files of a container.
     Write { id: String, files: Vec<WrittenFile> },
     /// Write `files` and start the first process. A bind mount whose target is in `parts` shows a part of another
-    /// container's root. Descriptors: stdin, stdout, stderr, then control groups to join.
+    /// container's root; a namespace whose path is `host` or `container:ID` is shared. Descriptors: stdin, stdout,
+    /// stderr, then control groups to join. A process with a terminal has a socket in place of stdin, to which the
+    /// terminal's master is sent.
     Start {
         id: String,
         spec: Box<Spec>,
-        filter: Option<Vec<String>>,
+        filter: Filter,
+        /// Whether device nodes in the container's own files work.
+        live_nodes: bool,
         files: Vec<WrittenFile>,
         parts: Vec<Part>,
+        /// Whether process 1 is an init in front of the program.
+        init: bool,
     },
     /// Start a further process. Descriptors as for `Start`.
-    Exec { id: String, process: Box<Process>, filter: Option<Vec<String>> },
+    Exec { id: String, process: Box<Process>, filter: Filter },
     /// Send a signal to a child, named by its number in `Started`.
     Signal { child: u64, signal: i32 },
     /// Kill the container if it runs, unmount and forget it. Answered when its processes are gone.
     Remove { id: String },
     /// Make TCP sockets in the container's network. Answered with descriptors.
     Sockets { id: String, count: usize },
+    /// Make a UDP socket in the container's network. Answered with the descriptor.
+    DatagramSocket { id: String },
     /// Make a network. Answered by `Done`, also if it is there.
-    CreateNetwork { key: String, internal: bool },
+    CreateNetwork { key: String, internal: bool, plan: Plan },
+    /// Connect a container, which may run, with a network. Answered by `Prepared`, with the sockets beside it that are
+    /// asked for names, if they are wanted.
+    JoinNetwork { id: String, joining: Joining, outbound: bool, resolver: bool },
+    /// Take a container, which may run, from a network.
+    LeaveNetwork { id: String, key: String, outbound: bool },
     /// Divert what leaves the networks. Answered by `Done`, the first time with the sockets beside it to which it comes.
     OpenExit,
     /// Remove a network; one that is not there is no error.
@@ -83,14 +98,23 @@ pub(crate) enum Request {
 /// Whose network a container has.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Connection {
-    /// Its own, on these networks, with a way out of them or not.
-    Own { networks: Vec<String>, outbound: bool },
+    /// Its own, on these networks, with a way out of them or not, and with a place to ask for names or not.
+    Own { networks: Vec<Joining>, outbound: bool, resolver: bool },
     /// The session's, which leads nowhere: for a root file system in which nothing is run.
     Unused,
     /// The host's.
     Host,
     /// Another container's.
     Of(String),
+}
+
+/// The membership of a container in a network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Joining {
+    /// The network.
+    pub(crate) key: String,
+    /// The address that it asks for.
+    pub(crate) ip: Option<Ipv4Addr>,
 }
 
 /// A file written into a container's root.
@@ -109,6 +133,19 @@ pub(crate) struct Part {
     pub(crate) id: String,
     /// Where it is in that root.
     pub(crate) path: PathBuf,
+    /// Of what kind it is.
+    pub(crate) kind: PartKind,
+}
+
+/// What is at the place of a [`Part`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum PartKind {
+    /// A file or directory of the root, which is there.
+    Found,
+    /// A directory of the root, made if it is missing.
+    Made,
+    /// What the running container has mounted there.
+    Mounted,
 }
 
 /// A piece of work with files, done inside the launcher's namespaces.
@@ -137,6 +174,9 @@ pub(crate) enum Job {
     MakeCache { path: PathBuf, owner: (u32, u32), mode: u32 },
     /// Write a tar stream, the image layer that was written to the container so far. Its outcome is a `Captured`.
     Capture { id: String, options: Box<CaptureOptions> },
+    /// Move all processes of the container into the control group whose `cgroup.procs` is the descriptor, until none is
+    /// outside.
+    Gather { id: String },
     /// Add up a directory tree of the store.
     SumTree { path: PathBuf },
 }
@@ -161,9 +201,10 @@ pub(super) enum Message {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Reply {
     Done,
-    /// With the sockets beside it to which its way out leads, if it begins in the container's own namespace.
+    /// With the sockets beside it to which its way out leads, if it begins in the container's own namespace; else with
+    /// those that are asked for names, if it has a place for that.
     Prepared {
-        addresses: Vec<Ipv4Addr>,
+        addresses: Vec<Address>,
         texts: Vec<String>,
     },
     Text(Vec<String>),

@@ -3,14 +3,17 @@
 use super::Identity;
 use super::files;
 use super::protocol::{
-    Connection, Envelope, Job, LARGEST, MOST_DESCRIPTORS, Message, Part, Reply, Request, Target, WrittenFile,
+    Connection, Envelope, Job, LARGEST, MOST_DESCRIPTORS, Message, Part, PartKind, Reply, Request, Target,
+    WrittenFile,
 };
+use super::share;
 use super::worker::{self, Roots};
 use crate::native::launch::mounts::{is_bind, make_devices, open_bind};
-use crate::native::launch::{self, Joined, Joining, Program, Trouble, Trying, World};
+use crate::native::launch::{self, Join, Joined, Joining, Program, Trouble, Trying, World};
+use crate::native::network::addresses::Address;
 use crate::native::network::namespace::{ContainerNetwork, Networks};
 use crate::native::rootfs::Rootfs;
-use crate::native::seccomp::Policy;
+use crate::native::seccomp::{self, Filter, Policy};
 use crate::native::sys::{self, CallError, Called, Clone, Stack};
 use libc::sock_filter;
 use oci_spec::runtime::{Linux, LinuxNamespaceType, Mount, Process, Spec};
@@ -28,7 +31,6 @@ use rustix::process::{Signal, WaitId, WaitIdOptions, waitid};
 use std::collections::{BTreeMap, HashMap};
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -74,7 +76,7 @@ fn receive(socket: &OwnedFd, bytes: &mut [u8]) -> Result<Option<(Envelope, Vec<O
 }
 
 /// One message and the descriptors beside it; length 0 when the other side is gone.
-pub(super) fn receive_message(
+pub(crate) fn receive_message(
     socket: BorrowedFd<'_>,
     bytes: &mut [u8],
 ) -> Result<(usize, Vec<OwnedFd>), Errno> {
@@ -129,6 +131,13 @@ struct Container {
     removal: Option<u64>,
 }
 
+impl Container {
+    /// Whether it waits for its start, in a network of its own.
+    fn is_prepared(&self) -> bool {
+        self.init.is_none() && matches!(self.network, Attached::Own(_))
+    }
+}
+
 /// A container's network, and whose it is.
 enum Attached {
     Own(ContainerNetwork),
@@ -151,6 +160,18 @@ struct Init {
     pidfd: OwnedFd,
     pids: OwnedFd,
     namespaces: u32,
+    /// Its mount namespace, if its processes are among another's and so do not end with it.
+    mounts: Option<(u64, u64)>,
+}
+
+/// What a container is started with.
+struct Start<'a> {
+    id: &'a str,
+    spec: &'a Spec,
+    filter: Filter,
+    live_nodes: bool,
+    parts: &'a [Part],
+    init: bool,
 }
 
 struct Server<'a> {
@@ -182,6 +203,12 @@ struct Ready {
     joined: Vec<u64>,
     /// Children that have ended.
     ended: Vec<u64>,
+}
+
+impl Ready {
+    fn is_empty(&self) -> bool {
+        !self.request && self.joined.is_empty() && self.ended.is_empty()
+    }
 }
 
 /// What a request is answered with.
@@ -245,11 +272,19 @@ impl<'a> Server<'a> {
     fn wait(&mut self) -> Ready {
         let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
         let ready = self.poll(Some(&at_once));
-        if ready.request || !ready.ended.is_empty() || !ready.joined.is_empty() {
+        if !ready.is_empty() {
             return ready;
         }
-        self.networks.stock_up();
+        // The keeper is about to ask for the start of a container that is prepared, which would have to wait.
+        if !self.is_preparing() {
+            self.networks.stock_up();
+        }
         self.poll(None)
+    }
+
+    /// Whether a container waits for its start.
+    fn is_preparing(&self) -> bool {
+        self.containers.values().any(Container::is_prepared)
     }
 
     fn poll(&self, timeout: Option<&Timespec>) -> Ready {
@@ -287,6 +322,10 @@ impl<'a> Server<'a> {
         let signal = status.as_ref().and_then(rustix::process::WaitIdStatus::terminating_signal);
         let code = status.as_ref().and_then(rustix::process::WaitIdStatus::exit_status);
         let code = code.unwrap_or_else(|| 128 + signal.unwrap_or(0));
+        let own = self.containers.values().filter_map(|container| container.init.as_ref());
+        if let Some(mounts) = own.filter(|init| init.child == number).find_map(|init| init.mounts) {
+            share::kill_all(&self.proc, mounts);
+        }
         let _ = send(self.socket, &Message::Exited { child: number, code, signal }, &[]);
         let removed = self.containers.iter().find_map(|(id, container)| {
             let is_init = container.init.as_ref().is_some_and(|init| init.child == number);
@@ -338,13 +377,27 @@ impl<'a> Server<'a> {
             }
             Request::Read { id, paths } => Ok((Reply::Text(self.read(&id, &paths)?), Vec::new())),
             Request::Write { id, files } => self.write(&id, &files).and_then(|()| done()),
-            Request::Start { id, spec, filter, files, parts } => {
-                self.write(&id, &files).and_then(|()| self.start(&id, &spec, filter, &parts, descriptors))
+            Request::Start { id, spec, filter, live_nodes, files, parts, init } => {
+                let start = Start { id: &id, spec: &spec, filter, live_nodes, parts: &parts, init };
+                self.write(&id, &files).and_then(|()| self.start(start, descriptors))
             }
             Request::Signal { child, signal } => self.signal(child, signal),
             Request::Sockets { id, count } => self.sockets(&id, count),
-            Request::CreateNetwork { key, internal } => {
-                self.networks.create(&key, internal).and_then(|()| done())
+            Request::DatagramSocket { id } => {
+                let namespace = self.container(&id)?.network.namespace();
+                Ok((Reply::Sockets, vec![self.networks.datagram_socket(namespace)?]))
+            }
+            Request::CreateNetwork { key, internal, plan } => {
+                self.networks.create(&key, internal, plan).and_then(|()| done())
+            }
+            Request::JoinNetwork { id, joining, outbound, resolver } => {
+                let (networks, network) = self.own_network(&id)?;
+                let (address, sockets) = networks.connect(network, &joining, outbound, resolver)?;
+                Ok((Reply::Prepared { addresses: vec![address], texts: Vec::new() }, sockets))
+            }
+            Request::LeaveNetwork { id, key, outbound } => {
+                let (networks, network) = self.own_network(&id)?;
+                networks.disconnect(network, &key, outbound).and_then(|()| done())
             }
             Request::RemoveNetwork { key } => self.networks.remove(&key).and_then(|()| done()),
             Request::Work { job } => self.work(job, descriptors),
@@ -356,6 +409,17 @@ impl<'a> Server<'a> {
         self.containers
             .get(id)
             .ok_or_else(|| Trouble::new("find the container", format!("there is no `{id}`")))
+    }
+
+    /// The networks, and the own network of a container.
+    fn own_network(&mut self, id: &str) -> Result<(&mut Networks, &mut ContainerNetwork), Trouble> {
+        match self.containers.get_mut(id).map(|container| &mut container.network) {
+            Some(Attached::Own(network)) => Ok((&mut self.networks, network)),
+            Some(Attached::Shared(_)) => {
+                Err(Trouble::new("change the container's networks", "its network is not its own"))
+            }
+            None => Err(Trouble::new("find the container", format!("there is no `{id}`"))),
+        }
     }
 
     fn read(&self, id: &str, paths: &[PathBuf]) -> Result<Vec<String>, Trouble> {
@@ -374,22 +438,19 @@ impl<'a> Server<'a> {
         layers: &[PathBuf],
         upper: Option<&Path>,
         connection: Connection,
-    ) -> Result<(Vec<Ipv4Addr>, Vec<OwnedFd>), Trouble> {
+    ) -> Result<(Vec<Address>, Vec<OwnedFd>), Trouble> {
         let rootfs = Rootfs::mount(layers, self.identity.user_namespace(), &self.scratch, upper)?;
         let (network, addresses, exits) = self.connect(connection)?;
         self.containers.insert(id, Container { rootfs, inner: None, network, init: None, removal: None });
         Ok((addresses, exits))
     }
 
-    fn connect(
-        &mut self,
-        connection: Connection,
-    ) -> Result<(Attached, Vec<Ipv4Addr>, Vec<OwnedFd>), Trouble> {
+    fn connect(&mut self, connection: Connection) -> Result<(Attached, Vec<Address>, Vec<OwnedFd>), Trouble> {
         let shared = match connection {
-            Connection::Own { networks, outbound } => {
-                let (network, exits) = self.networks.join(&networks, outbound)?;
-                let addresses = network.addresses.clone();
-                return Ok((Attached::Own(network), addresses, exits.into_iter().flatten().collect()));
+            Connection::Own { networks, outbound, resolver } => {
+                let (network, sockets) = self.networks.join(&networks, outbound, resolver)?;
+                let addresses = network.addresses();
+                return Ok((Attached::Own(network), addresses, sockets));
             }
             Connection::Unused => self
                 .networks
@@ -410,19 +471,12 @@ impl<'a> Server<'a> {
         Ok((Attached::Shared(shared), Vec::new(), Vec::new()))
     }
 
-    fn start(
-        &mut self,
-        id: &str,
-        spec: &Spec,
-        filter: Option<Vec<String>>,
-        parts: &[Part],
-        descriptors: Vec<OwnedFd>,
-    ) -> Answer {
+    fn start(&mut self, start: Start<'_>, descriptors: Vec<OwnedFd>) -> Answer {
+        let Start { id, spec, filter, live_nodes, parts, init } = start;
         let process = spec
             .process()
             .as_ref()
             .ok_or_else(|| Trouble::new("run a program", "the spec has no process"))?;
-        let has_filter = filter.is_some();
         let program = self.program(process, filter)?;
         let container = self.container(id)?;
         make_directory(container.rootfs.own(), process.cwd())?;
@@ -434,19 +488,27 @@ impl<'a> Server<'a> {
             home: self.networks.home(),
             binds: self.bind_sources(spec, parts)?,
             devices: self.devices.as_deref(),
-            // Without a filter, a container is privileged.
-            dead_nodes: has_filter,
+            dead_nodes: !live_nodes,
             cgroups,
+            joins: self.joins(spec)?,
             stdio: stdio.each_ref().map(AsFd::as_fd),
+            reaper: init,
         };
         let launched = launch::launch(spec, &program, &world, &self.stack)?;
         let namespaces = joined_namespaces(spec.linux().as_ref());
         // From here on nothing fails: a process that nobody knew of could not be taken away.
         let (pids, [kept, told]) = self.parts(&launched).inspect_err(|_| put_down(&launched))?;
+        let mounts = share::mount_namespace(&self.proc, launched.pid).unwrap_or_default();
         let child = self.adopt(launched);
         if let Some(container) = self.containers.get_mut(id) {
             container.inner = Some(inner);
-            container.init = Some(Init { child, pidfd: kept, pids, namespaces });
+            container.init = Some(Init {
+                child,
+                pidfd: kept,
+                pids,
+                namespaces,
+                mounts: share::has_others_pids(spec).then_some(mounts),
+            });
         }
         Ok((Reply::Started { child }, vec![told]))
     }
@@ -454,10 +516,40 @@ impl<'a> Server<'a> {
     fn bind_sources(&self, spec: &Spec, parts: &[Part]) -> Result<Vec<OwnedFd>, Trouble> {
         let binds = spec.mounts().iter().flatten().filter(|mount| is_bind(mount));
         let open = |mount: &Mount| match parts.iter().find(|part| part.target == *mount.destination()) {
-            Some(part) => self.container(&part.id)?.rootfs.part(&part.path, &self.scratch),
+            Some(part) => self.part(part),
             None => open_bind(mount.source().as_deref().unwrap_or("/nonexistent".as_ref())),
         };
         binds.map(open).collect()
+    }
+
+    fn part(&self, part: &Part) -> Result<OwnedFd, Trouble> {
+        let container = self.container(&part.id)?;
+        match part.kind {
+            PartKind::Found => {}
+            PartKind::Made => make_directory(container.rootfs.own(), &part.path)?,
+            PartKind::Mounted => return share::mounted(self.running(&part.id)?.0.pidfd.as_fd(), &part.path),
+        }
+        container.rootfs.part(&part.path, &self.scratch)
+    }
+
+    /// The first process of a container that runs, and its id.
+    fn running(&self, id: &str) -> Result<(&Init, i32), Trouble> {
+        let init = self.container(id)?.init.as_ref();
+        let init = init.and_then(|init| Some((init, self.children.get(&init.child)?.pid)));
+        init.ok_or_else(|| Trouble::new("share with a container", format!("`{id}` does not run")))
+    }
+
+    /// The namespaces of others that the spec names.
+    fn joins(&self, spec: &Spec) -> Result<Vec<Join>, Trouble> {
+        let open = |(kind, whose): (share::Kind, &str)| {
+            let namespace = match whose.strip_prefix("container:") {
+                Some(id) => share::namespace(&self.proc, self.running(id)?.1, kind)?,
+                None => share::hosts_namespace(kind)?,
+            };
+            let home = share::own_namespace(&self.proc, kind)?;
+            Ok(Join { namespace, home, kind: kind.link() })
+        };
+        share::shared(spec).map(open).collect()
     }
 
     /// What the books need of a new first process: its pid namespace, and two more descriptors of it.
@@ -471,7 +563,7 @@ impl<'a> Server<'a> {
         &mut self,
         id: &str,
         process: &Process,
-        filter: Option<Vec<String>>,
+        filter: Filter,
         descriptors: &[OwnedFd],
     ) -> Result<Joining, Trouble> {
         let program = self.program(process, filter)?;
@@ -501,11 +593,15 @@ impl<'a> Server<'a> {
         self.started
     }
 
-    fn program(&mut self, process: &Process, filter: Option<Vec<String>>) -> Result<Program, Trouble> {
-        let filter = filter.map(|capabilities| {
-            let compile = |capabilities: &Vec<String>| Policy::docker_default(capabilities).compile();
-            self.filters.entry(capabilities).or_insert_with_key(compile).clone()
-        });
+    fn program(&mut self, process: &Process, filter: Filter) -> Result<Program, Trouble> {
+        let compile = |capabilities: &Vec<String>| Policy::docker_default(capabilities).compile();
+        let filter = match filter {
+            Filter::None => None,
+            Filter::Default(capabilities) => {
+                Some(self.filters.entry(capabilities).or_insert_with_key(compile).clone())
+            }
+            Filter::Rules(rules) => seccomp::compile(&rules)?,
+        };
         Program::new(process, filter, self.identity != Identity::Single)
     }
 
@@ -520,14 +616,15 @@ impl<'a> Server<'a> {
 
     fn sockets(&self, id: &str, count: usize) -> Answer {
         let namespace = self.container(id)?.network.namespace();
-        let sockets: Result<Vec<_>, _> =
-            (0..count.min(MOST_DESCRIPTORS)).map(|_| self.networks.socket(namespace)).collect();
-        Ok((Reply::Sockets, sockets?))
+        Ok((Reply::Sockets, self.networks.sockets(namespace, count.min(MOST_DESCRIPTORS))?))
     }
 
     /// Kills the container; the answer, if it cannot be given before the last process is gone, comes then.
     fn remove(&mut self, id: &str, seq: u64) -> Option<Answer> {
-        let Some(container) = self.containers.get_mut(id) else { return Some(done()) };
+        let Some(container) = self.containers.get_mut(id) else {
+            self.forget(id);
+            return Some(done());
+        };
         let running = container.init.as_ref().filter(|init| self.children.contains_key(&init.child));
         if let Some(init) = running {
             let _ = rustix::process::pidfd_send_signal(&init.pidfd, Signal::KILL);
@@ -538,7 +635,10 @@ impl<'a> Server<'a> {
         Some(done())
     }
 
+    /// Forgets a container, and the roots that were mounted for it alone.
     fn forget(&mut self, id: &str) {
+        let below = format!("{id}/");
+        self.containers.retain(|other, _| !other.starts_with(&below));
         if let Some(Container { network: Attached::Own(network), .. }) = self.containers.remove(id) {
             self.networks.leave(&network);
         }
@@ -557,9 +657,14 @@ impl<'a> Server<'a> {
                 Roots { target: Some(inner.unwrap_or_else(|| container.rootfs.own())), source: None }
             }
             Job::Capture { id, .. } => {
-                Roots { target: Some(self.container(id)?.rootfs.upper()), source: None }
+                Roots { target: Some(self.container(id)?.rootfs.upper()), source: Some(own(id)?) }
             }
             Job::MakeDirectory { id, .. } => Roots { target: Some(own(id)?), source: None },
+            Job::Gather { id } => {
+                let stopped = || Trouble::new("find the container's processes", "it does not run");
+                let init = self.container(id)?.init.as_ref().ok_or_else(stopped)?;
+                Roots { target: Some(&self.proc), source: Some(&init.pids) }
+            }
             Job::Digest { from, .. } => Roots { target: None, source: from.as_ref().map(own).transpose()? },
             Job::Place { to, from, .. } => {
                 let target = match to {

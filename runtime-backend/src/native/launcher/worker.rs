@@ -72,7 +72,7 @@ pub(super) fn run(job: Job, roots: &Roots<'_>, mut descriptors: Vec<OwnedFd>, id
                     .map_err(|error| failed(format!("make the directory {}", path.display()), &error))
             }))
         }
-        Job::Capture { options, .. } => told(captured(root, &options, File::from(data))),
+        Job::Capture { options, .. } => told(captured(roots, &options, File::from(data))),
         Job::RemoveTree { path } => {
             told(remove_tree(&path).map_err(|error| failed(format!("remove {}", path.display()), &error)))
         }
@@ -80,6 +80,7 @@ pub(super) fn run(job: Job, roots: &Roots<'_>, mut descriptors: Vec<OwnedFd>, id
             let merged = merge_trees(&trees, &target, true);
             told(merged.map_err(|error| failed(format!("merge layers in {}", target.display()), &error)))
         }
+        Job::Gather { .. } => told(super::gather::gather(root, roots.source, &data)),
         Job::SumTree { path } => {
             let sum = sum_tree(&path, Owners::Keep);
             told(sum.map_err(|error| failed(format!("read {}", path.display()), &error)))
@@ -99,9 +100,9 @@ fn make_cache(path: &Path, owner: Option<(u32, u32)>, mode: u32) -> io::Result<(
     fs::set_permissions(path, fs::Permissions::from_mode(mode))
 }
 
-fn captured(upper: Option<&OwnedFd>, options: &CaptureOptions, data: File) -> Result<Captured, Trouble> {
-    let upper = upper.ok_or_else(|| Trouble::new("read what was written", "it has no place"))?;
-    capture(upper, options, io::BufWriter::with_capacity(1 << 18, data))
+fn captured(roots: &Roots<'_>, options: &CaptureOptions, data: File) -> Result<Captured, Trouble> {
+    let upper = roots.target.ok_or_else(|| Trouble::new("read what was written", "it has no place"))?;
+    capture(upper, roots.source, options, io::BufWriter::with_capacity(1 << 18, data))
 }
 
 fn told<T: Serialize>(outcome: Result<T, Trouble>) -> serde_json::Result<Vec<u8>> {

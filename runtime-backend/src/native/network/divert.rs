@@ -13,11 +13,12 @@
 //! routed network: a refusal is a refusal, and a connection is there when the other side has accepted it.
 
 use super::addresses::{HOST, LONE};
-use super::netlink::{Message, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, Netlink};
+use super::netlink::{LOOPBACK, Message, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, Netlink};
 use crate::native::sys::{CallError, Called};
 use nix::sys::socket::{SetSockOpt, setsockopt, sockopt};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrV4, SocketFlags, SocketType, ipproto, socket_with};
+use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, OwnedFd};
 
 /// Where diverted connections arrive.
@@ -55,6 +56,22 @@ pub(crate) fn divert(place: Place) -> Result<Exits, CallError> {
     let source = (place == Place::Alone).then_some(LONE);
     Netlink::open()?.add_local_default(source)?;
     Ok([listener, datagrams, log, raw])
+}
+
+/// Lets what is sent to `address` arrive in the current network namespace, which was diverted as [`Place::Alone`].
+pub(super) fn accept(address: Ipv4Addr) -> Result<(), CallError> {
+    let mut batch = header(BATCH_BEGIN, 0, 0, SUBSYSTEM).finish();
+    // Without NLM_F_APPEND it comes before the others.
+    let mut message = filter_message(NEW_RULE, NLM_F_ACK | NLM_F_CREATE);
+    message.text(1, TABLE);
+    message.text(2, CHAIN);
+    message.nested(4 | NESTED, |expressions| {
+        let mut rule = Rule { expressions };
+        rule.payload(NETWORK_HEADER, 16, 4).compare(EQUAL, &address.octets()).verdict(ACCEPT);
+    });
+    batch.extend(message.finish());
+    batch.extend(header(BATCH_END, 0, 0, SUBSYSTEM).finish());
+    Netlink::open_filter()?.send(batch, || format!("NFT_MSG_NEWRULE ip daddr {address} accept"))
 }
 
 fn open(kind: SocketType, protocol: Option<rustix::net::Protocol>, text: &str) -> Result<OwnedFd, CallError> {
@@ -119,7 +136,7 @@ const TRANSPORT_HEADER: u32 = 2;
 
 /// ```text
 /// chain outbound { type filter hook prerouting priority mangle
-///   ip daddr 127.0.0.0/8 accept; ip daddr 10.88.0.2 accept      # alone
+///   iif != lo accept; ip daddr 127.0.0.0/8 accept; ip daddr 10.88.0.2 accept      # alone
 ///   fib daddr type != local accept                              # bridges
 ///   icmp type echo-request drop    # else this namespace would answer in the name of the whole world
 ///   mark != ours, tcp flags & (fin|syn|rst|ack) == syn, log group 1 queue-threshold 1, drop
@@ -134,6 +151,10 @@ fn rules(place: Place) -> Vec<u8> {
     batch.extend(chain().finish());
     match place {
         Place::Alone => {
+            // What comes from a network that the container joins later has arrived.
+            batch.extend(rule(|rule| {
+                rule.interface().compare(NOT_EQUAL, &LOOPBACK.to_ne_bytes()).verdict(ACCEPT);
+            }));
             batch.extend(rule(|rule| {
                 rule.payload(NETWORK_HEADER, 16, 4).masked(&[255, 0, 0, 0]).compare(EQUAL, &[127, 0, 0, 0]);
                 rule.verdict(ACCEPT);
@@ -245,6 +266,11 @@ impl Rule<'_> {
 
     fn meta(&mut self, key: u32) -> &mut Self {
         self.expression("meta", |data| numbers(data, &[(1, VALUE), (2, key)]))
+    }
+
+    /// The number of the interface that it came from.
+    fn interface(&mut self) -> &mut Self {
+        self.meta(4)
     }
 
     fn mark(&mut self) -> &mut Self {

@@ -1,14 +1,16 @@
 //! Network namespaces: the session's with its bridges, and one a container.
 
-use super::addresses::{LONE, PREFIX, Subnet};
-use super::divert::{Exits, Place, divert};
+use super::addresses::{Address, HOST, LONE, PREFIX_V6, Plan, RESOLVER, Subnet};
+use super::divert::{Exits, Place, accept, divert};
 use super::netlink::{LOOPBACK, Netlink};
 use crate::native::launch::{Trouble, Trying};
+use crate::native::launcher::Joining;
 use crate::native::sys::{self, CallError, Called};
 use rustix::fs::{CWD, Mode, OFlags};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use rustix::thread::LinkNameSpaceType;
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::SocketAddrV4;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// All networks of a session. Lives in the launcher, whose network namespace holds the bridges.
@@ -32,8 +34,9 @@ pub(crate) struct Networks {
 #[derive(Debug)]
 struct Prepared {
     namespace: OwnedFd,
-    /// Where its way out leads, if it has one of its own.
-    exits: Option<Exits>,
+    kind: Kind,
+    /// Where its way out leads, or where it asks for names, if that is in there.
+    sockets: Vec<OwnedFd>,
 }
 
 /// What a container's namespace is made for.
@@ -41,7 +44,9 @@ struct Prepared {
 enum Kind {
     /// A container on no network that may reach the outside: its way out begins in its own namespace.
     AloneWithExit,
-    /// Any other: it is alone for good, or its way out begins behind a bridge.
+    /// A container on networks: it asks for names in there, and its way out begins behind a bridge.
+    WithResolver,
+    /// Any other: it is alone for good, or answers for names itself.
     Plain,
 }
 
@@ -58,9 +63,30 @@ struct Bridge {
 pub(crate) struct ContainerNetwork {
     /// Its namespace.
     pub(crate) namespace: OwnedFd,
-    /// Its address in each network, in the order asked for; [`LONE`] if it is in none.
-    pub(crate) addresses: Vec<Ipv4Addr>,
-    keys: Vec<String>,
+    /// Its way out begins in there.
+    diverted: bool,
+    joined: Vec<Member>,
+    /// The network over which its default route leads.
+    way_out: Option<String>,
+}
+
+/// A container's connection with a network.
+#[derive(Debug)]
+struct Member {
+    key: String,
+    address: Address,
+    /// The number of its interface, `eth0` and up.
+    number: usize,
+    /// The name of the bridge's end.
+    outer: String,
+}
+
+impl ContainerNetwork {
+    /// Its addresses, in the order in which it joined; the one on its loopback interface if it is on no network.
+    pub(crate) fn addresses(&self) -> Vec<Address> {
+        let joined: Vec<Address> = self.joined.iter().map(|member| member.address).collect();
+        if joined.is_empty() { vec![Address::ALONE] } else { joined }
+    }
 }
 
 impl Networks {
@@ -106,7 +132,7 @@ impl Networks {
     }
 
     /// Makes a network, unless it is there.
-    pub(crate) fn create(&mut self, key: &str, internal: bool) -> Result<(), Trouble> {
+    pub(crate) fn create(&mut self, key: &str, internal: bool, plan: Plan) -> Result<(), Trouble> {
         if self.bridges.contains_key(key) {
             return Ok(());
         }
@@ -114,12 +140,34 @@ impl Networks {
         // Where the module br_netfilter is loaded, else, rules would be applied to what a bridge passes on, and what they
         // divert there would be lost. Each time, because it may have been loaded meanwhile.
         let _ = std::fs::write("/proc/sys/net/bridge/bridge-nf-call-iptables", "0");
-        let subnet = Subnet::numbered(self.made % 32_768);
+        let subnet = self.subnet(plan).map_err(|reason| Trouble::new(doing(), reason))?;
         let index = self.netlink.add_bridge(&format!("shk{}", self.made)).trying(doing)?;
         self.made = self.made.wrapping_add(1);
-        let gateway = subnet.gateway();
+        let (gateway, prefix) = (subnet.gateway(), subnet.prefix());
         self.bridges.insert(key.to_owned(), Bridge { index, subnet, internal });
-        self.netlink.add_address(index, gateway, PREFIX).trying(doing)
+        self.netlink.add_address(index, gateway.into(), prefix).trying(doing)
+    }
+
+    /// Addresses that no other network has.
+    fn subnet(&self, plan: Plan) -> Result<Subnet, String> {
+        let taken = |subnet: &Subnet| self.bridges.iter().find(|(_, other)| other.subnet.overlaps(subnet));
+        let with_v6 = |subnet: Subnet| if plan.ipv6 { subnet.with_v6(self.made) } else { subnet };
+        if let Some((base, prefix)) = plan.subnet {
+            let subnet = Subnet::declared(base, prefix, plan.gateway);
+            if let Some((other, _)) = taken(&subnet) {
+                return Err(format!("{base}/{prefix} has addresses of the network `{other}`"));
+            }
+            if subnet.overlaps(&Subnet::declared(HOST, 30, None)) {
+                return Err(format!(
+                    "{base}/{prefix} has the address by which containers reach the host, {HOST}"
+                ));
+            }
+            return Ok(with_v6(subnet));
+        }
+        let mut numbers = (0..32_768_u32).map(|more| ((u32::from(self.made) + more) % 32_768) as u16);
+        let free = numbers
+            .find_map(|number| Some(Subnet::numbered(number)).filter(|subnet| taken(subnet).is_none()));
+        free.map(with_v6).ok_or_else(|| "all subnets are taken".to_owned())
     }
 
     /// Removes a network.
@@ -128,108 +176,182 @@ impl Networks {
         self.netlink.remove(bridge.index).trying(|| format!("remove the network `{key}`"))
     }
 
-    /// Makes the network of a container that is in the networks `keys`, with a way out if it is wanted. A container that
-    /// is in none gets its own, whose sockets are returned.
+    /// Makes the network of a container that joins `networks`, with a way out if it is wanted, and a place to ask for
+    /// names. The sockets of what begins in its own namespace are returned: of its way out if it is on no network, else
+    /// those that are asked for names.
     pub(crate) fn join(
         &mut self,
-        keys: &[String],
+        networks: &[Joining],
         outbound: bool,
-    ) -> Result<(ContainerNetwork, Option<Exits>), Trouble> {
-        let kind = if keys.is_empty() && outbound { Kind::AloneWithExit } else { Kind::Plain };
+        resolver: bool,
+    ) -> Result<(ContainerNetwork, Vec<OwnedFd>), Trouble> {
+        let kind = match (networks.is_empty(), outbound, resolver) {
+            (true, true, _) => Kind::AloneWithExit,
+            (false, _, true) => Kind::WithResolver,
+            _ => Kind::Plain,
+        };
         self.usual = kind;
-        let Prepared { namespace, exits } = match self.spare.take_if(|spare| spare.kind() == kind) {
+        let Prepared { namespace, sockets, .. } = match self.spare.take_if(|spare| spare.kind == kind) {
             Some(ready) => ready,
             None => self.new_namespace(kind)?,
         };
-        let mut network = ContainerNetwork { namespace, addresses: Vec::new(), keys: Vec::new() };
-        if let Err(trouble) = self.attach_all(&mut network, keys, outbound) {
-            self.leave(&network);
-            return Err(trouble);
-        }
-        if keys.is_empty() {
-            let doing = || "give the container an address".to_owned();
-            if kind == Kind::Plain {
-                self.inside(&network.namespace, |inner| inner.add_address(LOOPBACK, LONE, 32))
-                    .trying(doing)?;
+        let diverted = kind == Kind::AloneWithExit;
+        let mut network = ContainerNetwork { namespace, diverted, joined: Vec::new(), way_out: None };
+        for joining in networks {
+            if let Err(trouble) = self.attach(&mut network, joining, outbound) {
+                self.leave(&network);
+                return Err(trouble);
             }
-            network.addresses.push(LONE);
         }
-        Ok((network, exits))
-    }
-
-    /// The default route leads over the first network that leads anywhere.
-    fn attach_all(
-        &mut self,
-        network: &mut ContainerNetwork,
-        keys: &[String],
-        outbound: bool,
-    ) -> Result<(), Trouble> {
-        let leads = |key: &String| self.bridges.get(key).is_some_and(|bridge| !bridge.internal);
-        let way_out = keys.iter().position(leads).filter(|_| outbound);
-        for (number, key) in keys.iter().enumerate() {
-            self.attach(network, number, key, way_out == Some(number))?;
+        if networks.is_empty() && kind == Kind::Plain {
+            self.inside(&network.namespace, |inner| inner.add_address(LOOPBACK, LONE.into(), 32))
+                .trying(|| "give the container an address".to_owned())?;
         }
-        Ok(())
+        Ok((network, sockets))
     }
 
     /// Gives the container's addresses back. Its interfaces go with its namespace: removing them one by one would
     /// take the kernel twenty milliseconds each.
     pub(crate) fn leave(&mut self, network: &ContainerNetwork) {
-        for (key, address) in network.keys.iter().zip(&network.addresses) {
-            if let Some(bridge) = self.bridges.get_mut(key) {
-                bridge.subnet.give_back(*address);
+        for member in &network.joined {
+            if let Some(bridge) = self.bridges.get_mut(&member.key) {
+                bridge.subnet.give_back(member.address.v4);
             }
         }
     }
 
+    /// Connects a container, which may run, with one more network. The sockets are those that are asked for names, if
+    /// it is to have them.
+    pub(crate) fn connect(
+        &mut self,
+        network: &mut ContainerNetwork,
+        joining: &Joining,
+        outbound: bool,
+        resolver: bool,
+    ) -> Result<(Address, Vec<OwnedFd>), Trouble> {
+        let sockets = if resolver {
+            let doing = || "make a place to ask for names".to_owned();
+            self.visit(network.namespace.as_fd(), resolver_sockets).trying(doing)?
+        } else {
+            Vec::new()
+        };
+        let before = network.joined.len();
+        if let Err(trouble) = self.attach(network, joining, outbound && !network.diverted) {
+            if network.joined.len() > before {
+                let _ = self.disconnect(network, &joining.key, outbound);
+            }
+            return Err(trouble);
+        }
+        let Some(address) = network.joined.last().map(|member| member.address) else {
+            return Err(Trouble::new("join a network", "nothing was made"));
+        };
+        if network.diverted {
+            // What is sent to itself by this address is not for the outside.
+            let admitted = self.visit(network.namespace.as_fd(), || accept(address.v4));
+            admitted.trying(|| format!("connect the container to the network `{}`", joining.key))?;
+        }
+        Ok((address, sockets))
+    }
+
+    /// Takes a container, which may run, from a network.
+    pub(crate) fn disconnect(
+        &mut self,
+        network: &mut ContainerNetwork,
+        key: &str,
+        outbound: bool,
+    ) -> Result<(), Trouble> {
+        let doing = || format!("take the container from the network `{key}`");
+        let Some(place) = network.joined.iter().position(|member| member.key == key) else {
+            return Err(Trouble::new(doing(), "it is not on it"));
+        };
+        let member = network.joined.remove(place);
+        if let Some(bridge) = self.bridges.get_mut(key) {
+            bridge.subnet.give_back(member.address.v4);
+        }
+        let index = self.netlink.index(&member.outer).trying(doing)?;
+        self.netlink.remove(index).trying(doing)?;
+        if network.way_out.as_deref() != Some(key) {
+            return Ok(());
+        }
+        network.way_out = None;
+        let next = network.joined.iter().find(|member| outbound && self.leads(&member.key));
+        let Some(next) = next else { return Ok(()) };
+        self.inside(&network.namespace, |inner| {
+            inner.add_default_route(inner.index(&format!("eth{}", next.number))?, next.address.gateway)
+        })
+        .trying(doing)?;
+        network.way_out = Some(next.key.clone());
+        Ok(())
+    }
+
+    fn leads(&self, key: &str) -> bool {
+        self.bridges.get(key).is_some_and(|bridge| !bridge.internal)
+    }
+
     /// Makes a namespace ahead of time. Called when there is nothing else to do.
     pub(crate) fn stock_up(&mut self) {
-        if self.spare.as_ref().map(Prepared::kind) != Some(self.usual) {
+        if self.spare.as_ref().map(|spare| spare.kind) != Some(self.usual) {
             // A failure comes up again when a container needs the namespace, and is told then.
             self.spare = self.new_namespace(self.usual).ok();
         }
     }
 
-    /// A TCP socket in the container's network.
-    pub(crate) fn socket(&self, namespace: BorrowedFd<'_>) -> Result<OwnedFd, Trouble> {
-        use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        self.visit(namespace, || {
-            socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)
-                .call(|| "socket(AF_INET, SOCK_STREAM)".to_owned())
-        })
-        .trying(|| "make a socket in the container's network".to_owned())
+    /// TCP sockets in the container's network.
+    pub(crate) fn sockets(&self, namespace: BorrowedFd<'_>, count: usize) -> Result<Vec<OwnedFd>, Trouble> {
+        self.visit(namespace, || (0..count).map(|_| open(SocketType::STREAM, "SOCK_STREAM")).collect())
+            .trying(|| "make a socket in the container's network".to_owned())
     }
 
+    /// A UDP socket in the container's network.
+    pub(crate) fn datagram_socket(&self, namespace: BorrowedFd<'_>) -> Result<OwnedFd, Trouble> {
+        self.visit(namespace, || open(SocketType::DGRAM, "SOCK_DGRAM"))
+            .trying(|| "make a socket in the container's network".to_owned())
+    }
+
+    /// The default route leads over the first network that leads anywhere.
     fn attach(
         &mut self,
         network: &mut ContainerNetwork,
-        number: usize,
-        key: &str,
-        way_out: bool,
+        joining: &Joining,
+        outbound: bool,
     ) -> Result<(), Trouble> {
+        let key = &joining.key;
         let doing = || format!("connect the container to the network `{key}`");
+        let way_out = outbound && network.way_out.is_none() && self.leads(key);
         let Some(bridge) = self.bridges.get_mut(key) else {
             return Err(Trouble::new(doing(), "there is no such network"));
         };
-        let Some(address) = bridge.subnet.take() else {
-            return Err(Trouble::new(doing(), "it has no free address"));
+        let Some(address) = bridge.subnet.take(joining.ip) else {
+            let reason = joining.ip.map(|ip| format!("{ip} is taken, or is none of its addresses"));
+            return Err(Trouble::new(doing(), reason.unwrap_or_else(|| "it has no free address".to_owned())));
         };
-        network.keys.push(key.to_owned());
-        network.addresses.push(address);
-        let (index, gateway) = (bridge.index, bridge.subnet.gateway());
+        let (index, prefix) = (bridge.index, bridge.subnet.prefix());
         self.interfaces += 1;
+        let outer = format!("shv{}", self.interfaces);
+        let taken = |number: &usize| network.joined.iter().any(|member| member.number == *number);
+        let number = (0..).find(|number| !taken(number)).unwrap_or_default();
         let peer = format!("eth{number}");
-        self.netlink
-            .add_veth(&format!("shv{}", self.interfaces), index, &peer, address, network.namespace.as_fd())
-            .trying(doing)?;
+        let namespace = network.namespace.as_fd();
+        let made = self.netlink.add_veth(&outer, index, &peer, address.v4, namespace).trying(doing);
+        if made.is_err() {
+            bridge.subnet.give_back(address.v4);
+        }
+        made?;
+        network.joined.push(Member { key: key.clone(), address, number, outer });
         self.inside(&network.namespace, |inner| {
             let index = inner.index(&peer)?;
-            inner.add_address(index, address, PREFIX)?;
+            inner.add_address(index, address.v4.into(), prefix)?;
+            if let Some(v6) = address.v6 {
+                inner.add_address(index, v6.into(), PREFIX_V6)?;
+            }
             inner.up(index)?;
-            if way_out { inner.add_default_route(index, gateway) } else { Ok(()) }
+            if way_out { inner.add_default_route(index, address.gateway) } else { Ok(()) }
         })
-        .trying(doing)
+        .trying(doing)?;
+        if way_out {
+            network.way_out = Some(key.clone());
+        }
+        Ok(())
     }
 
     fn new_namespace(&self, kind: Kind) -> Result<Prepared, Trouble> {
@@ -241,15 +363,16 @@ impl Networks {
             // Docker lets every user of a container bind low ports. Where it cannot be set, root still can.
             let _ = std::fs::write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0");
             let _ = std::fs::write("/proc/sys/net/ipv4/ping_group_range", "0 2147483647");
-            let exits = match kind {
-                Kind::Plain => None,
+            let sockets = match kind {
+                Kind::Plain => Vec::new(),
+                Kind::WithResolver => resolver_sockets()?,
                 Kind::AloneWithExit => {
                     // Before the routes that name it as their source.
-                    netlink.add_address(LOOPBACK, LONE, 32)?;
-                    Some(divert(Place::Alone)?)
+                    netlink.add_address(LOOPBACK, LONE.into(), 32)?;
+                    divert(Place::Alone)?.into()
                 }
             };
-            Ok(Prepared { namespace, exits })
+            Ok(Prepared { namespace, kind, sockets })
         });
         self.go_home().trying(doing)?;
         made.trying(doing)
@@ -279,10 +402,26 @@ impl Networks {
     }
 }
 
-impl Prepared {
-    fn kind(&self) -> Kind {
-        if self.exits.is_some() { Kind::AloneWithExit } else { Kind::Plain }
-    }
+/// A socket in the current network namespace.
+fn open(kind: SocketType, name: &str) -> Result<OwnedFd, CallError> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    socket_with(AddressFamily::INET, kind, flags, None).call(|| format!("socket(AF_INET, {name})"))
+}
+
+/// Where names are asked for in the current network namespace, by datagrams and by connections.
+fn resolver_sockets() -> Result<Vec<OwnedFd>, CallError> {
+    const DNS: u16 = 53;
+    let at = SocketAddrV4::new(RESOLVER, DNS);
+    let made =
+        [(SocketType::DGRAM, "SOCK_DGRAM"), (SocketType::STREAM, "SOCK_STREAM")].map(|(kind, name)| {
+            let socket = open(kind, name)?;
+            rustix::net::bind(&socket, &at).call(|| format!("bind({at}, {name})"))?;
+            if kind == SocketType::STREAM {
+                rustix::net::listen(&socket, 64).call(|| format!("listen({at})"))?;
+            }
+            Ok(socket)
+        });
+    made.into_iter().collect()
 }
 
 fn enter(namespace: BorrowedFd<'_>) -> Result<(), CallError> {

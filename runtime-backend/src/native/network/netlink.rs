@@ -3,7 +3,7 @@
 use crate::native::sys::{CallError, Called};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 // linux/rtnetlink.h, linux/if_link.h
@@ -116,13 +116,19 @@ impl Netlink {
     }
 
     /// Gives an interface an address.
-    pub(crate) fn add_address(&self, index: u32, address: Ipv4Addr, prefix: u8) -> Result<(), CallError> {
+    pub(crate) fn add_address(&self, index: u32, address: IpAddr, prefix: u8) -> Result<(), CallError> {
+        // Nobody else can have the address: it need not be looked for, which would take a second on IPv6.
+        const IFA_F_NODAD: u8 = 2;
+        let (family, flags, octets) = match address {
+            IpAddr::V4(v4) => (AddressFamily::INET, 0, v4.octets().to_vec()),
+            IpAddr::V6(v6) => (AddressFamily::INET6, IFA_F_NODAD, v6.octets().to_vec()),
+        };
         let mut message = Message::new(RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL);
         // struct ifaddrmsg: family, prefix length, flags, scope (universe), index
-        message.bytes.extend([AddressFamily::INET.as_raw() as u8, prefix, 0, 0]);
+        message.bytes.extend([family.as_raw() as u8, prefix, flags, 0]);
         message.bytes.extend(index.to_ne_bytes());
-        message.attribute(IFA_LOCAL, &address.octets());
-        message.attribute(IFA_ADDRESS, &address.octets());
+        message.attribute(IFA_LOCAL, &octets);
+        message.attribute(IFA_ADDRESS, &octets);
         self.send(message.finish(), || format!("RTM_NEWADDR {address}/{prefix} #{index}"))
     }
 

@@ -1,12 +1,14 @@
 //! What a container's `/etc/resolv.conf` says (resolv.conf(5)).
 
-use super::addresses::HOST;
+use super::addresses::{HOST, RESOLVER};
 use std::net::{IpAddr, Ipv4Addr};
 
 /// The host's resolvers, as containers with a way out may use them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Resolver {
     servers: Vec<Ipv4Addr>,
+    /// The same as the host itself asks them.
+    pub(crate) asked: Vec<IpAddr>,
     /// What is behind [`HOST`]: a resolver that listens on the host's loopback interface, on a link-local address, as
     /// those of clouds do, or on IPv6.
     pub(crate) behind_host: Option<IpAddr>,
@@ -39,6 +41,7 @@ impl Resolver {
         if servers.is_empty() {
             servers.push(Ipv4Addr::LOCALHOST.into());
         }
+        resolver.asked.clone_from(&servers);
         for server in servers {
             let reached = match server {
                 IpAddr::V4(address)
@@ -61,20 +64,31 @@ impl Resolver {
     /// The file of a container that declares these servers and domains of its own, or none. One that has no way out
     /// and declares nothing has no resolver.
     pub(crate) fn file(&self, servers: &[String], search: &[String], outbound: bool) -> String {
-        let mut text = "# names of this container's networks are in /etc/hosts\n".to_owned();
+        let mut text = String::new();
         let own: Vec<String> = self.servers.iter().filter(|_| outbound).map(Ipv4Addr::to_string).collect();
         let servers = if servers.is_empty() { &own } else { servers };
         if servers.is_empty() {
             return text;
         }
         servers.iter().for_each(|server| text.push_str(&format!("nameserver {server}\n")));
+        text + &self.rest(search, &self.options)
+    }
+
+    /// The file of a container on networks, which asks for names in its own namespace.
+    pub(crate) fn file_on_networks(&self, search: &[String], outbound: bool) -> String {
+        // A name without dots is asked for as it stands first: it is one of the networks'.
+        let mut options = vec!["ndots:0".to_owned()];
+        options.extend(self.options.iter().filter(|option| !option.starts_with("ndots:")).cloned());
+        let none = Self::default();
+        let host = if outbound { self } else { &none };
+        format!("nameserver {RESOLVER}\n{}", host.rest(search, &options))
+    }
+
+    fn rest(&self, search: &[String], options: &[String]) -> String {
         let search = if search.is_empty() { &self.search } else { search };
-        for (keyword, words) in [("search", search), ("options", &self.options)] {
-            if !words.is_empty() {
-                text.push_str(&format!("{keyword} {}\n", words.join(" ")));
-            }
-        }
-        text
+        let lines = [("search", search), ("options", options)].into_iter();
+        let lines = lines.filter(|(_, words)| !words.is_empty());
+        lines.map(|(keyword, words)| format!("{keyword} {}\n", words.join(" "))).collect()
     }
 }
 
@@ -89,7 +103,6 @@ mod tests {
         let resolver = Resolver::read(host);
         assert_eq!(resolver.behind_host, Some("127.0.0.53".parse().unwrap()));
         insta::assert_snapshot!(resolver.file(&[], &[], true), @r"
-        # names of this container's networks are in /etc/hosts
         nameserver 10.88.0.1
         nameserver 192.0.2.1
         search shop.example
@@ -103,11 +116,25 @@ mod tests {
         let resolver = Resolver::read("nameserver 192.0.2.1\nsearch shop.example\n");
         assert_eq!(resolver.behind_host, None);
         insta::assert_snapshot!(resolver.file(&["192.0.2.9".into()], &["till.example".into()], false), @r"
-        # names of this container's networks are in /etc/hosts
         nameserver 192.0.2.9
         search till.example
         ");
         assert!(!resolver.file(&[], &[], false).contains("nameserver"));
+    }
+
+    /// A container on networks asks in its own namespace, and finds names without dots there first.
+    #[test]
+    fn names_of_networks_come_first() {
+        let resolver = Resolver::read("nameserver 192.0.2.1\nsearch shop.example\noptions ndots:5 edns0\n");
+        insta::assert_snapshot!(resolver.file_on_networks(&[], true), @r"
+        nameserver 127.0.0.11
+        search shop.example
+        options ndots:0 edns0
+        ");
+        insta::assert_snapshot!(resolver.file_on_networks(&[], false), @r"
+        nameserver 127.0.0.11
+        options ndots:0 edns0
+        ");
     }
 
     /// A host without a file has a resolver on loopback (resolv.conf(5)).

@@ -5,14 +5,18 @@
 #![expect(unsafe_code, reason = "this module is the crate's only access to raw system calls")]
 
 mod clone;
+mod init;
+mod device;
 mod memory;
 mod process;
 
 pub(crate) use clone::{Clone, Stack, clone_vfork, fork_namespaces};
+pub(crate) use device::{DeviceRule, attach_device_rules};
+pub(crate) use init::{block_signals, fork, forward_and_reap};
 pub(crate) use memory::overwrite_arguments;
 pub(crate) use process::{
     close_all_from, close_other_than, exec, install_filter, mount_set_attributes, own_descriptor,
-    reset_signals, send_signal, set_rlimit, unshare_cgroup, unshare_network, watch,
+    reset_signals, rlimit_refused, send_signal, set_rlimit, unshare_cgroup, unshare_network, watch,
 };
 
 use rustix::io::Errno;

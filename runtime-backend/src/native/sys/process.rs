@@ -96,6 +96,16 @@ pub(crate) fn set_rlimit(resource: u32, soft: u64, hard: u64) -> Result<(), Errn
     check(result.into()).map(drop)
 }
 
+/// Why a resource limit was refused, if it is because it is higher than this process may set.
+pub(crate) fn rlimit_refused(resource: u32, hard: u64) -> Option<String> {
+    let mut limit = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: no new value is given, and `limit` is valid for writing.
+    let result = unsafe { libc::prlimit64(0, resource, std::ptr::null(), &raw mut limit) };
+    let higher = result == 0 && hard > limit.rlim_max;
+    higher
+        .then(|| format!("the hard limit here is {}, and raising it needs CAP_SYS_RESOURCE", limit.rlim_max))
+}
+
 /// Puts this process into a new network namespace.
 pub(crate) fn unshare_network() -> Result<(), Errno> {
     // SAFETY: CLONE_NEWNET changes neither memory nor descriptors; it is unsafe in rustix only for CLONE_FILES.

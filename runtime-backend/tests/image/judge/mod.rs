@@ -66,7 +66,7 @@ fn compare() {
         arena.work(""),
         "tmpfs",
         rustix::mount::MountFlags::empty(),
-        Some(c"size=3g"),
+        Some(c"size=8g"),
     )
     .unwrap();
     let written: Vec<Written> = cases(&arena.canary())

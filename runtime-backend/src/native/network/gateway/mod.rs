@@ -13,30 +13,34 @@ use packet::Flow;
 use sockets::Sockets;
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::task::JoinSet;
 
 /// What a container may reach.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Permit {
     /// Whether services of the host are reached at [`HOST`].
     pub(crate) host: bool,
+    /// The ports of the host that are reached there in any case.
+    pub(crate) host_ports: Vec<u16>,
+    /// The address of the container's network. Programs that look for the host take the gateway of their default route
+    /// for it.
+    pub(crate) gateway: Ipv4Addr,
     /// The resolver behind [`HOST`].
     pub(crate) resolver: Option<IpAddr>,
 }
 
 impl Permit {
     /// Where a flow really goes, if it may.
-    fn destination(&self, Flow { client, target }: Flow) -> Option<SocketAddr> {
+    fn destination(&self, target: SocketAddrV4) -> Option<SocketAddr> {
         const DNS: u16 = 53;
         let address = *target.ip();
-        // Programs that look for the host take the gateway of their default route for it.
-        let [a, b, c, _] = client.ip().octets();
-        if address == HOST || address == Ipv4Addr::new(a, b, c, 1) {
+        if address == HOST || address == self.gateway {
+            let services = self.host || self.host_ports.contains(&target.port());
+            let services = services.then_some(IpAddr::V4(Ipv4Addr::LOCALHOST));
             let resolver = self.resolver.filter(|_| target.port() == DNS);
-            let services = self.host.then_some(IpAddr::V4(Ipv4Addr::LOCALHOST));
             return resolver.or(services).map(|address| SocketAddr::new(address, target.port()));
         }
         // 0.0.0.0 and 127.0.0.0/8 are the host's own as seen from here.
@@ -79,8 +83,16 @@ impl Default for Most {
     }
 }
 
+#[cfg(test)]
+impl Permit {
+    /// That of a container that was given the host.
+    fn of_host() -> Self {
+        Self { host: true, host_ports: Vec::new(), gateway: HOST, resolver: None }
+    }
+}
+
 /// A container. What is carried for it ends when it is dropped.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Client {
     permit: Permit,
     /// What carries connections.
@@ -89,6 +101,18 @@ struct Client {
     /// What waits for answers.
     waiting: JoinSet<()>,
     exchanges: HashMap<Flow, udp::Exchange>,
+}
+
+impl Client {
+    fn new(permit: Permit) -> Self {
+        Self {
+            permit,
+            carried: JoinSet::new(),
+            connections: HashMap::new(),
+            waiting: JoinSet::new(),
+            exchanges: HashMap::new(),
+        }
+    }
 }
 
 impl Gateway {
@@ -105,7 +129,7 @@ impl Gateway {
 
     /// Lets the container at this address out.
     pub(crate) fn admit(&self, address: Ipv4Addr, permit: Permit) {
-        self.shared.clients().insert(address, Client { permit, ..Client::default() });
+        self.shared.clients().insert(address, Client::new(permit));
     }
 
     /// Ends everything that is carried for the container at this address.
@@ -135,8 +159,7 @@ mod tests {
 
     #[track_caller]
     fn leads(permit: &Permit, target: &str, expected: Option<&str>) {
-        let client = "10.128.3.2:40000".parse().unwrap();
-        let destination = permit.destination(Flow { client, target: target.parse().unwrap() });
+        let destination = permit.destination(target.parse().unwrap());
         assert_eq!(destination, expected.map(|address| address.parse().unwrap()), "{target}");
     }
 
@@ -144,7 +167,8 @@ mod tests {
     #[test]
     fn the_host_is_reached_by_those_who_asked() {
         let resolver = Some("127.0.0.53".parse().unwrap());
-        let ordinary = Permit { host: false, resolver };
+        let gateway = Ipv4Addr::new(10, 128, 3, 1);
+        let ordinary = Permit { host: false, host_ports: vec![8080], gateway, resolver };
         leads(&ordinary, "192.0.2.7:443", Some("192.0.2.7:443"));
         leads(&ordinary, "10.88.0.1:53", Some("127.0.0.53:53"));
         for closed in [
@@ -157,9 +181,11 @@ mod tests {
         ] {
             leads(&ordinary, closed, None);
         }
+        leads(&ordinary, "10.88.0.1:8080", Some("127.0.0.1:8080"));
+        let trusted = Permit { host: true, ..ordinary };
         for host in ["10.88.0.1:5432", "10.128.3.1:5432"] {
-            leads(&Permit { host: true, resolver }, host, Some("127.0.0.1:5432"));
+            leads(&trusted, host, Some("127.0.0.1:5432"));
         }
-        leads(&Permit { host: true, resolver: None }, "10.88.0.1:53", Some("127.0.0.1:53"));
+        leads(&Permit { resolver: None, ..trusted }, "10.88.0.1:53", Some("127.0.0.1:53"));
     }
 }

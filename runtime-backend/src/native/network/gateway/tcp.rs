@@ -3,7 +3,8 @@
 use super::packet::{Flow, Syn};
 use super::sockets::Log;
 use super::{Client, Shared, clear};
-use crate::native::network::publish::{BUFFER, next_connection, persistent};
+use crate::native::network::carry::carry;
+use crate::native::network::publish::{next_connection, persistent};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -44,7 +45,7 @@ fn request(shared: &Arc<Shared>, syn: Syn) {
         // The packet that let it through has been lost.
         Some(Connecting { open: true, .. }) => shared.sockets.send(&syn.again()),
         Some(_) => {}
-        None => match client.permit.destination(syn.flow) {
+        None => match client.permit.destination(syn.flow.target) {
             Some(outside) => connect(shared, client, syn, outside),
             None => shared.sockets.send(&refused(&syn).unwrap_or_default()),
         },
@@ -78,11 +79,6 @@ fn connect(shared: &Arc<Shared>, client: &mut Client, syn: Syn, outside: SocketA
             }
         }
     });
-}
-
-async fn carry(mut inner: TcpStream, mut outer: TcpStream) {
-    let _ = (inner.set_nodelay(true), outer.set_nodelay(true));
-    let _ = tokio::io::copy_bidirectional_with_sizes(&mut inner, &mut outer, BUFFER, BUFFER).await;
 }
 
 /// Takes the containers' ends; one that nobody has asked for is closed.
@@ -131,8 +127,7 @@ mod tests {
         let target = SocketAddrV4::new(HOST, listener.local_addr().unwrap().port());
         let own = Ipv4Addr::new(10, 88, 0, 2);
         let shared = Arc::new(Shared::new(Sockets::nowhere(), Most { connections: 2, ..Most::default() }));
-        let permit = Permit { host: true, resolver: None };
-        shared.clients().insert(own, Client { permit, ..Client::default() });
+        shared.clients().insert(own, Client::new(Permit::of_host()));
         for port in 40000..40005 {
             request(&shared, Syn::of(Flow { client: SocketAddrV4::new(own, port), target }));
         }

@@ -53,7 +53,7 @@ fn carry(shared: &Arc<Shared>, flow: Flow, bytes: &[u8]) {
         }
         return;
     }
-    let Some(outside) = client.permit.destination(flow) else {
+    let Some(outside) = client.permit.destination(flow.target) else {
         shared.sockets.send(&port_unreachable(flow));
         return;
     };
@@ -152,8 +152,7 @@ mod tests {
 
     fn gateway() -> Arc<Shared> {
         let shared = Shared::new(Sockets::nowhere(), Most { exchanges: 8, ..Most::default() });
-        let permit = Permit { host: true, resolver: None };
-        shared.clients().insert(OWN, Client { permit, ..Client::default() });
+        shared.clients().insert(OWN, Client::new(Permit::of_host()));
         Arc::new(shared)
     }
 

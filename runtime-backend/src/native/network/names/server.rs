@@ -1,0 +1,187 @@
+//! The name server of one container: its two sockets, and whom it asks for what it does not know.
+
+use super::answer::{Reply, failed, reply};
+use super::directory::Directory;
+use crate::native::launcher::Handle;
+use crate::native::network::ports::datagrams;
+use crate::native::network::publish;
+use crate::native::network::resolver::Resolver;
+use crate::relay::persistent;
+use simple_dns::RCODE;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+const DNS: u16 = 53;
+/// The largest query that is read from a datagram.
+const LARGEST_QUERY: usize = 4096;
+/// How many queries of one container are asked elsewhere at once; more are lost, and asked again.
+const MOST_WAITING: usize = 256;
+/// How many connections of one container are served at once.
+const MOST_CONNECTIONS: usize = 64;
+/// How long one name server may take; resolvers ask again after five seconds.
+const PATIENCE: Duration = Duration::from_secs(4);
+/// How long a connection may be silent.
+const SILENCE: Duration = Duration::from_secs(10);
+
+/// A container that asks for names.
+#[derive(Debug)]
+pub(crate) struct Asker {
+    /// The container.
+    pub(crate) id: String,
+    /// Who is on its networks.
+    pub(crate) directory: Arc<Directory>,
+    /// Who is asked for all else.
+    pub(crate) upstream: Upstream,
+}
+
+/// Who is asked for what is on no network.
+#[derive(Clone, Debug)]
+pub(crate) enum Upstream {
+    /// Nobody: the container does not reach the outside, and there is no such name.
+    Nobody,
+    /// The host's name servers.
+    Host,
+    /// Those that the container declares, asked from its own network.
+    Declared(Handle, Vec<IpAddr>),
+}
+
+/// Answers at these sockets until it is dropped. Must be called within a tokio runtime.
+pub(crate) fn serve(sockets: Vec<OwnedFd>, asker: Asker) -> io::Result<JoinSet<()>> {
+    let sockets = <[OwnedFd; 2]>::try_from(sockets);
+    let [udp, tcp] = sockets.map_err(|_| io::Error::other("names are asked for at two sockets"))?;
+    let (udp, tcp) = (UdpSocket::from_std(udp.into())?, TcpListener::from_std(tcp.into())?);
+    let asker = Arc::new(asker);
+    let mut tasks = JoinSet::new();
+    tasks.spawn(by_datagram(Arc::new(udp), Arc::clone(&asker)));
+    tasks.spawn(by_connection(tcp, asker));
+    Ok(tasks)
+}
+
+async fn by_datagram(socket: Arc<UdpSocket>, asker: Arc<Asker>) {
+    let mut waiting = JoinSet::new();
+    loop {
+        let received = || async {
+            let mut query = vec![0; LARGEST_QUERY];
+            let (length, from) = socket.recv_from(&mut query).await?;
+            query.truncate(length);
+            Ok((query, from))
+        };
+        let (query, from) = persistent(received).await;
+        while waiting.try_join_next().is_some() {}
+        match reply(&asker.directory, &asker.id, &query, false) {
+            // What does not go is lost, as datagrams may be: whoever waits asks again.
+            Reply::Answer(answer) => drop(socket.try_send_to(&answer, from)),
+            Reply::Elsewhere if waiting.len() < MOST_WAITING => {
+                let (socket, asker) = (Arc::clone(&socket), Arc::clone(&asker));
+                waiting.spawn(async move {
+                    if let Some(answer) = asker.elsewhere(&query, false).await {
+                        let _ = socket.try_send_to(&answer, from);
+                    }
+                });
+            }
+            Reply::Elsewhere | Reply::Nothing => {}
+        }
+    }
+}
+
+async fn by_connection(listener: TcpListener, asker: Arc<Asker>) {
+    let mut connections = JoinSet::new();
+    loop {
+        let stream = publish::next_connection(&listener).await;
+        while connections.try_join_next().is_some() {}
+        if connections.len() < MOST_CONNECTIONS {
+            let asker = Arc::clone(&asker);
+            // Whatever ends a connection, its other end is gone or does not speak the protocol.
+            connections.spawn(async move { drop(converse(stream, &asker).await) });
+        }
+    }
+}
+
+async fn converse(mut stream: TcpStream, asker: &Asker) -> io::Result<()> {
+    loop {
+        let query = timeout(SILENCE, read(&mut stream)).await??;
+        let answer = match reply(&asker.directory, &asker.id, &query, true) {
+            Reply::Answer(answer) => Some(answer),
+            Reply::Elsewhere => asker.elsewhere(&query, true).await,
+            Reply::Nothing => None,
+        };
+        let Some(answer) = answer else { return Ok(()) };
+        timeout(SILENCE, write(&mut stream, &answer)).await??;
+    }
+}
+
+/// A message over a connection follows its length (RFC 1035, 4.2.2).
+async fn read<S: tokio::io::AsyncRead + Unpin>(stream: &mut S) -> io::Result<Vec<u8>> {
+    let mut message = vec![0; stream.read_u16().await?.into()];
+    stream.read_exact(&mut message).await?;
+    Ok(message)
+}
+
+async fn write<S: tokio::io::AsyncWrite + Unpin>(stream: &mut S, message: &[u8]) -> io::Result<()> {
+    let length = u16::try_from(message.len()).map_err(io::Error::other)?;
+    stream.write_all(&[&length.to_be_bytes(), message].concat()).await
+}
+
+impl Asker {
+    /// What others answer. If nobody does, that it could not be learnt.
+    async fn elsewhere(&self, query: &[u8], stream: bool) -> Option<Vec<u8>> {
+        let servers = match &self.upstream {
+            Upstream::Nobody => return failed(query, RCODE::NameError),
+            // As the host is set up now: it may have changed networks.
+            Upstream::Host => Resolver::of_host().asked,
+            Upstream::Declared(_, servers) => servers.clone(),
+        };
+        for server in servers {
+            let asked = self.ask(SocketAddr::new(server, DNS), query, stream);
+            if let Ok(Ok(answer)) = timeout(PATIENCE, asked).await {
+                return Some(answer);
+            }
+        }
+        failed(query, RCODE::ServerFailure)
+    }
+
+    async fn ask(&self, server: SocketAddr, query: &[u8], stream: bool) -> io::Result<Vec<u8>> {
+        let inner = match &self.upstream {
+            // From within the container's network, which has sockets of IPv4 only.
+            Upstream::Declared(launcher, _) if server.is_ipv4() => Some(launcher),
+            _ => None,
+        };
+        if stream {
+            let mut connection = match inner {
+                Some(launcher) => publish::connect(launcher, &self.id, server).await?,
+                None => TcpStream::connect(server).await?,
+            };
+            write(&mut connection, query).await?;
+            return read(&mut connection).await;
+        }
+        let socket = match inner {
+            Some(launcher) => datagrams(launcher, &self.id, server).await?,
+            None => {
+                let any: IpAddr = match server {
+                    SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+                    SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+                };
+                let socket = UdpSocket::bind((any, 0)).await?;
+                socket.connect(server).await?;
+                socket
+            }
+        };
+        socket.send(query).await?;
+        let mut answer = vec![0; 1 << 16];
+        loop {
+            let length = socket.recv(&mut answer).await?;
+            // The number tells it from an answer to somebody else's query.
+            if length >= 2 && answer[..2] == query[..2] {
+                answer.truncate(length);
+                return Ok(answer);
+            }
+        }
+    }
+}
