@@ -10,12 +10,22 @@
 //! GET    /v1/containers/{id}                          → 200 ContainerState
 //! DELETE /v1/containers/{id}                          → 204
 //! POST   /v1/containers/{id}/stop                     → 200 Exit           (stop signal, then SIGKILL)
+//! POST   /v1/containers/{id}/start                    → 200 Started        (again, with the same files and ports)
+//! POST   /v1/containers/{id}/restart                  → 200 Started        (stop, then start)
+//! POST   /v1/containers/{id}/pause                    → 204
+//! POST   /v1/containers/{id}/unpause                  → 204
 //! POST   /v1/containers/{id}/kill?signal=SIGTERM      → 204
 //! GET    /v1/containers/{id}/exit                     → 200 Exit           (returns when it has ended)
-//! GET    /v1/containers/{id}/logs?follow=&from=       → 200, lines of LogEntry
-//! POST   /v1/containers/{id}/exec    ExecBody         → 200 ExecResult
+//! GET    /v1/containers/{id}/stats                    → 200 Usage
+//! GET    /v1/containers/{id}/logs?follow=&from=&tail=&since_us=&until_us=&stream= → 200, lines of LogEntry
+//! POST   /v1/containers/{id}/exec    ExecBody         → 200 ExecResult, or 202 if it is detached
+//! POST   /v1/containers/{id}/exec/stream  ExecRequest → 101, then frames both ways (see `frames`)
+//! POST   /v1/containers/{id}/attach?replay=           → 101, then frames both ways (see `frames`)
 //! PUT    /v1/containers/{id}/files?path=DIR   tar     → 204
 //! GET    /v1/containers/{id}/files?path=PATH          → 200 tar
+//! POST   /v1/containers/{id}/networks  Attachment     → 204                (joins the network, running or not)
+//! DELETE /v1/containers/{id}/networks?network=KEY     → 204                (leaves it)
+//! GET    /v1/networks                                 → 200 [NetworkState]
 //! GET    /v1/session/references                       → 200 [String]       (images that containers were started from)
 //! POST   /v1/containers/{id}/commit  NewImage         → 201 Image          (of what was written to it so far)
 //! GET    /v1/images                                   → 200 [ListedImage]
@@ -40,8 +50,8 @@
 
 use serde::{Deserialize, Serialize};
 use shakedown_runtime::build::BuildEvent;
-use shakedown_runtime::{ArchiveForm, Capability, ExecRequest, Exit, Image};
-use shakedown_spec::{Build, Container, Endpoints, Failure, PullPolicy, Stream};
+use shakedown_runtime::{ArchiveForm, Capability, ExecRequest, Exit, Health, Image};
+use shakedown_spec::{Build, Container, Endpoints, Failure, Network, PullPolicy, Stream};
 
 /// Asks for a lease: the share of one client (usually a test process) in the session.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -193,13 +203,49 @@ pub struct ContainerState {
     pub image: String,
     /// The lease it belongs to.
     pub lease: String,
-    /// `starting`, `ready`, or `exited`.
+    /// `starting`, `ready`, `paused`, `restarting`, or `exited`.
     pub status: String,
     /// How it ended, once it has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit: Option<Exit>,
     /// Where it is reached.
     pub endpoints: Endpoints,
+    /// Whether its first process has a terminal.
+    #[serde(default)]
+    pub tty: bool,
+    /// How often its policy has started it again.
+    #[serde(default)]
+    pub restarts: u32,
+    /// How it fares by its health check, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<Health>,
+}
+
+/// Which lines of a log are asked for, in the query of the request.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LogQuery {
+    /// Whether to go on until the output ends.
+    pub follow: bool,
+    /// The first line's number.
+    pub from: usize,
+    /// Of the lines that are there now, only the last so many.
+    pub tail: Option<usize>,
+    /// Only lines from this time on: microseconds since 1970-01-01 00:00 UTC.
+    pub since_us: Option<u64>,
+    /// Only lines before this time; nothing is followed beyond it.
+    pub until_us: Option<u64>,
+    /// Only this stream.
+    pub stream: Option<Stream>,
+}
+
+/// A network of the session, and who is on it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkState {
+    /// As it was declared.
+    pub network: Network,
+    /// The ids of its containers.
+    pub containers: Vec<String>,
 }
 
 /// One line of a log.
@@ -211,6 +257,9 @@ pub struct LogEntry {
     pub stream: Stream,
     /// When its first byte was read: microseconds since 1970-01-01 00:00 UTC.
     pub time_us: u64,
+    /// Whether no line feed came after it: a piece of a line of more than 64 KiB, or the end of the output.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub partial: bool,
     /// The line without its line feed, base64.
     pub bytes: String,
 }
@@ -224,6 +273,9 @@ pub struct ExecBody {
     /// Its input, base64.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub input: String,
+    /// Whether nobody waits for it; its output is thrown away.
+    #[serde(default)]
+    pub detach: bool,
 }
 
 /// A command that has ended.

@@ -4,8 +4,8 @@
 
 use crate::config::{Asked, Config};
 use shakedown_spec::{
-    Attachment, Container, Failure, FailureKind, FileContent, ImageReference, ImageSource, MountSource,
-    NetworkMode, Platform, Port, Protocol,
+    Attachment, Container, Failure, FailureKind, File, FileContent, ImageReference, ImageSource, MountSource,
+    NamespaceMode, NetworkMode, Platform, Port, Seccomp, SecurityOptions,
 };
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -37,16 +37,19 @@ pub(crate) fn declaration(
         ),
     }
     names(&container, &mut problems);
+    addresses(&container, &mut problems);
     network_mode(&container, &mut problems);
     ports(&container.ports, &mut problems);
     paths(&container, &mut problems);
     limits(&container, &mut problems);
+    options(&container, &mut problems);
     let asked = match asked {
         Ok(asked) if problems.0.is_empty() => asked,
         _ => return Err(problems.failure(&container.display_name())),
     };
     accepted(&container)?;
-    complete(&mut container, directory);
+    crate::environment::settle(&mut container, directory, None)?;
+    complete(&mut container, directory)?;
     Ok((container, asked))
 }
 
@@ -80,7 +83,7 @@ fn image(container: &Container, asked: &Asked, problems: &mut Problems) {
     {
         problems.add("platform", error.to_string(), "name a platform such as `linux/arm64`");
     }
-    // Whoever names a source, or writes a rule in `shakedown.toml`, has decided on the image himself.
+    // Whoever names a source, or writes a rule in `shakedown.toml`, has decided on the image.
     let (Some(reference), false) = (&asked.reference, asked.replaced) else { return };
     let completed = |name: &String| name.parse::<ImageReference>().map(|known| known.name());
     let fits =
@@ -156,6 +159,55 @@ fn names(container: &Container, problems: &mut Problems) {
     }
 }
 
+/// Can a container that was declared so join this network later?
+///
+/// # Errors
+///
+/// [`FailureKind::Invalid`] with everything that is wrong.
+pub(crate) fn joining(container: &Container, joined: &Attachment) -> Result<(), Failure> {
+    let later = Container { networks: vec![joined.clone()], ..container.clone() };
+    let mut problems = Problems::default();
+    names(&later, &mut problems);
+    addresses(&later, &mut problems);
+    if !container.network_mode.is_default() {
+        let reason = format!("a container in mode `{}` joins no networks", container.network_mode);
+        problems.add("network_mode", reason, "leave the mode out");
+    }
+    if problems.0.is_empty() { Ok(()) } else { Err(problems.failure(&container.display_name())) }
+}
+
+/// Do the addresses lie in the subnets?
+fn addresses(container: &Container, problems: &mut Problems) {
+    const HINT: &str = "choose a subnet with `Network::subnet(\"10.5.0.0/24\")`, and addresses in it";
+    for Attachment { network, ip, .. } in &container.networks {
+        let (base, prefix) = match network.parsed_subnet() {
+            Ok(Some(subnet)) => subnet,
+            Ok(None) => {
+                for (field, address) in [("gateway", network.gateway), ("ip", *ip)] {
+                    if let Some(address) = address {
+                        problems.add(field, format!("{address} is in no subnet: none is declared"), HINT);
+                    }
+                }
+                continue;
+            }
+            Err(reason) => {
+                problems.add("subnet", reason, HINT);
+                continue;
+            }
+        };
+        let (first, last) = (u32::from(base) + 1, u32::from(base) | (u32::MAX >> prefix));
+        for (field, address) in [("gateway", network.gateway), ("ip", *ip)] {
+            if let Some(address) = address.filter(|address| !(first..last).contains(&u32::from(*address))) {
+                problems.add(field, format!("{address} is no address of a host in {base}/{prefix}"), HINT);
+            }
+        }
+        let gateway = network.gateway.map_or(first, u32::from);
+        if let Some(ip) = ip.filter(|ip| u32::from(*ip) == gateway) {
+            problems.add("ip", format!("{ip} is the network's own address"), HINT);
+        }
+    }
+}
+
 fn network_mode(container: &Container, problems: &mut Problems) {
     let mode = &container.network_mode;
     if !mode.is_default() && !container.networks.is_empty() {
@@ -165,6 +217,17 @@ fn network_mode(container: &Container, problems: &mut Problems) {
     if matches!(mode, NetworkMode::None | NetworkMode::Container(_)) && !container.ports.is_empty() {
         let hint = "publish ports of the container whose network it is";
         problems.add("ports", format!("a container in mode `{mode}` has no ports of its own"), hint);
+    }
+    if container.host_ports.contains(&0) {
+        problems.add(
+            "host_ports",
+            "there is no port 0",
+            "name the port that the service on this machine listens on",
+        );
+    }
+    if !container.host_ports.is_empty() && matches!(mode, NetworkMode::None | NetworkMode::Container(_)) {
+        let reason = format!("a container in mode `{mode}` has no way to the host of its own");
+        problems.add("host_ports", reason, "leave the mode out");
     }
     if container.outbound == Some(true) && *mode == NetworkMode::None {
         problems.add("outbound", "a container without a network reaches nothing", "leave the mode out");
@@ -204,14 +267,11 @@ fn ports(ports: &[Port], problems: &mut Problems) {
         if port.container == 0 || port.host == Some(0) {
             problems.add("ports", "there is no port 0", "leave `host` out to get a free port");
         }
-        if port.protocol == Protocol::Sctp {
-            problems.add("ports", format!("{port} cannot be published"), "use tcp or udp");
-        }
         if !inside.insert((port.container, port.protocol)) {
             problems.add("ports", format!("{port} is declared twice"), "declare a port once");
         }
         if let Some(host) = port.host
-            && !outside.insert((host, port.protocol))
+            && !outside.insert((host, port.protocol, port.address))
         {
             problems.add(
                 "ports",
@@ -254,12 +314,24 @@ fn paths(container: &Container, problems: &mut Problems) {
     }
 }
 
+/// Numbers and ranges with commas between them, as cpuset(7) has them.
+fn is_list_of_numbers(list: &str) -> bool {
+    let number = |text: &str| text.parse::<u32>().ok();
+    list.split(',').all(|part| match part.split_once('-') {
+        Some((first, last)) => {
+            matches!((number(first), number(last)), (Some(first), Some(last)) if first <= last)
+        }
+        None => number(part).is_some(),
+    })
+}
+
 fn limits(container: &Container, problems: &mut Problems) {
     let resources = &container.resources;
     let zero = [
         ("cpus", resources.cpu_millis),
         ("memory", resources.memory),
         ("pids_limit", resources.pids),
+        ("memory_reservation", resources.memory_reservation),
         ("shm_size", resources.shm_size),
     ];
     for (field, _) in zero.into_iter().filter(|(_, limit)| *limit == Some(0)) {
@@ -271,6 +343,17 @@ fn limits(container: &Container, problems: &mut Problems) {
         let reason = format!("memory and swap together ({both}) are less than memory alone ({memory})");
         problems.add("memory_swap", reason, "`memory_swap` counts both; the value of `memory` means no swap");
     }
+    if resources.cpu_shares.is_some_and(|shares| !(2..=262_144).contains(&shares)) {
+        problems.add("cpu_shares", "shares are 2 to 262144", "1024 is the weight of a container without it");
+    }
+    if resources.blkio_weight.is_some_and(|weight| !(10..=1000).contains(&weight)) {
+        problems.add("blkio_weight", "a weight is 10 to 1000", "leave it out for the usual weight");
+    }
+    for (field, list) in [("cpuset_cpus", &resources.cpuset_cpus), ("cpuset_mems", &resources.cpuset_mems)] {
+        if list.as_deref().is_some_and(|list| !is_list_of_numbers(list)) {
+            problems.add(field, "it is no list of numbers", "write numbers and ranges, such as `0-2,7`");
+        }
+    }
     for limit in resources.ulimits.iter().filter(|limit| limit.soft > limit.hard) {
         let reason =
             format!("{}: the soft limit {} is above the hard limit {}", limit.name, limit.soft, limit.hard);
@@ -281,7 +364,61 @@ fn limits(container: &Container, problems: &mut Problems) {
     }
 }
 
-fn complete(container: &mut Container, directory: &Path) {
+fn options(container: &Container, problems: &mut Problems) {
+    if let Err(reason) = SecurityOptions::read(&container.security_opt) {
+        let hint = "they are written as for `docker run --security-opt`, such as `seccomp=profile.json`";
+        problems.add("security_opt", reason, hint);
+    }
+    if let Some(domain) = container.domainname.as_ref().filter(|domain| !domain.split('.').all(is_host_name))
+    {
+        problems.add(
+            "domainname",
+            format!("`{}` is not a domain", domain.escape_debug()),
+            "give a domain name",
+        );
+    }
+    if !matches!(container.cgroupns, NamespaceMode::Private | NamespaceMode::Host) {
+        let reason = format!("`{}` is no mode of control groups", container.cgroupns);
+        problems.add("cgroupns", reason, "use `private` or `host`");
+    }
+    if container.pid == NamespaceMode::Shareable {
+        problems.add("pid", "`shareable` is a mode of `ipc`", "processes can be shared without it");
+    }
+    let covered = |file: &File| {
+        container.mounts.iter().find(|mount| {
+            let memory = matches!(mount.source, MountSource::Tmpfs { .. } | MountSource::Image { .. });
+            memory && Path::new(&file.path).starts_with(&mount.target)
+        })
+    };
+    for (file, mount) in container.files.iter().filter_map(|file| Some((file, covered(file)?))) {
+        let reason = format!("`{}` would be hidden by what is mounted at `{}`", file.path, mount.target);
+        problems.add("files", reason, "put it elsewhere");
+    }
+    for (name, _) in container.raw.iter().filter(|(name, _)| !["docker", "native"].contains(&name.as_str())) {
+        let reason = format!("there is no driver `{}`", name.escape_debug());
+        problems.add("raw", reason, "the drivers are `docker` and `native`");
+    }
+}
+
+/// Reads a profile of seccomp that is named by its file, so that every driver gets its text.
+fn read_profile(option: &mut String, directory: &Path, name: &str) -> Result<(), Failure> {
+    let read = SecurityOptions::read(std::slice::from_ref(option)).unwrap_or_default();
+    let Some(Seccomp::File(file)) = read.seccomp else { return Ok(()) };
+    let path = directory.join(file);
+    let text = std::fs::read_to_string(&path).map_err(|error| {
+        Failure::new(FailureKind::Invalid, format!("the seccomp profile for {name} could not be read"))
+            .fact("file", path.display().to_string())
+            .fact("reason", error.to_string())
+    })?;
+    *option = format!("seccomp={text}");
+    Ok(())
+}
+
+fn complete(container: &mut Container, directory: &Path) -> Result<(), Failure> {
+    let name = container.display_name();
+    for option in &mut container.security_opt {
+        read_profile(option, directory, &name)?;
+    }
     let absolute = |path: &mut String| {
         // Both were text; a path that is joined from texts is text again.
         *path = directory.join(&*path).to_string_lossy().into_owned();
@@ -292,16 +429,17 @@ fn complete(container: &mut Container, directory: &Path) {
         }
     }
     for mount in &mut container.mounts {
-        if let MountSource::Bind { source } = &mut mount.source {
+        if let MountSource::Bind { source, .. } = &mut mount.source {
             absolute(source);
         }
     }
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use shakedown_spec::{Configure, File, Licence, Mount, Network};
+    use shakedown_spec::{Configure, Licence, Mount, Network};
 
     fn check(container: Container) -> Result<(Container, Asked), Failure> {
         declaration(container, Path::new("/shop"), &Config::default())
@@ -403,7 +541,7 @@ mod tests {
             .mount(Mount::bind("/data", "/data"));
         let (container, asked) = check(declared).unwrap();
         assert_eq!(container.files[0].content, FileContent::Host("/shop/app.toml".into()));
-        assert_eq!(container.mounts[0].source, MountSource::Bind { source: "/data".into() });
+        assert_eq!(container.mounts[0].source, MountSource::host("/data"));
         assert_eq!(asked.source.to_string(), "oci:/shop/images/orders");
     }
 }

@@ -5,9 +5,10 @@
 
 use crate::api::{
     self, BuildBody, BuildLine, ContainerState, ExecBody, ExecResult, ImageName, ImageTag, ImagesToSave,
-    Info, LeaseGranted, LogEntry, Start, Started,
+    Info, LeaseGranted, LogEntry, LogQuery, NetworkState, Start, Started,
 };
 use crate::config::Config;
+use crate::frames::{Asked, Told};
 use crate::session::{self, Orders, Place, ProcessIdentity, SOCKET_VARIABLE};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::{Bytes, BytesMut};
@@ -16,15 +17,17 @@ use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Empty, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::client::conn::http1;
+use hyper::upgrade::Upgraded;
 use hyper::{Method, Request, Response, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use shakedown_runtime::{ExecRequest, Exit, Image, ListedImage, LoadedImage, NewImage};
-use shakedown_spec::{Build, Container, Failure, FailureKind};
+use shakedown_runtime::{ExecRequest, Exit, Image, ListedImage, LoadedImage, NewImage, Usage};
+use shakedown_spec::{Attachment, Build, Container, Failure, FailureKind};
 use std::fmt::Display;
 use std::io;
 use std::path::{Path, PathBuf};
+use tokio::io::{ReadHalf, WriteHalf};
 use tokio::net::UnixStream;
 use tokio::task::JoinHandle;
 
@@ -165,7 +168,11 @@ impl Client {
     ///
     /// Why it did not become ready.
     pub async fn start_container(&self, lease: &str, container: &Container) -> Result<Started, Failure> {
-        let start = Start { lease: lease.to_owned(), container: container.clone() };
+        let mut container = container.clone();
+        // The keeper has another environment, and maybe another directory.
+        let here = std::env::current_dir().unwrap_or_default();
+        crate::environment::settle(&mut container, &here, Some(&|name| std::env::var(name).ok()))?;
+        let start = Start { lease: lease.to_owned(), container };
         self.json(Method::POST, "/v1/containers", json(&start)).await
     }
 
@@ -212,6 +219,42 @@ impl Client {
         self.json(Method::POST, &container(id, "/stop"), empty()).await
     }
 
+    /// Starts a container that has ended, and waits until it is ready. One that runs is left as it is.
+    ///
+    /// # Errors
+    ///
+    /// Why it did not become ready; see also [`state`](Self::state).
+    pub async fn start_again(&self, id: &str) -> Result<Started, Failure> {
+        self.json(Method::POST, &container(id, "/start"), empty()).await
+    }
+
+    /// Stops a container and starts it again.
+    ///
+    /// # Errors
+    ///
+    /// See [`start_again`](Self::start_again).
+    pub async fn restart(&self, id: &str) -> Result<Started, Failure> {
+        self.json(Method::POST, &container(id, "/restart"), empty()).await
+    }
+
+    /// Halts all processes of a container.
+    ///
+    /// # Errors
+    ///
+    /// The driver cannot do that here; see also [`state`](Self::state).
+    pub async fn pause(&self, id: &str) -> Result<(), Failure> {
+        self.done(Method::POST, &container(id, "/pause"), empty()).await
+    }
+
+    /// Lets them go on.
+    ///
+    /// # Errors
+    ///
+    /// See [`state`](Self::state).
+    pub async fn unpause(&self, id: &str) -> Result<(), Failure> {
+        self.done(Method::POST, &container(id, "/unpause"), empty()).await
+    }
+
     /// Sends a signal, such as `SIGHUP`, to a container's first process.
     ///
     /// # Errors
@@ -219,6 +262,34 @@ impl Client {
     /// See [`state`](Self::state).
     pub async fn kill(&self, id: &str, signal: &str) -> Result<(), Failure> {
         self.done(Method::POST, &container(id, &format!("/kill?signal={}", encode(signal))), empty()).await
+    }
+
+    /// Connects a container with a network.
+    ///
+    /// # Errors
+    ///
+    /// See [`state`](Self::state).
+    pub async fn join_network(&self, id: &str, joined: &Attachment) -> Result<(), Failure> {
+        self.done(Method::POST, &container(id, "/networks"), json(joined)).await
+    }
+
+    /// Takes a container from a network.
+    ///
+    /// # Errors
+    ///
+    /// See [`state`](Self::state).
+    pub async fn leave_network(&self, id: &str, key: &str) -> Result<(), Failure> {
+        let rest = format!("/networks?network={}", encode(key));
+        self.done(Method::DELETE, &container(id, &rest), empty()).await
+    }
+
+    /// The networks of the session.
+    ///
+    /// # Errors
+    ///
+    /// See [`state`](Self::state).
+    pub async fn networks(&self) -> Result<Vec<NetworkState>, Failure> {
+        self.get("/v1/networks").await
     }
 
     /// Resolves when the container's first process has ended.
@@ -238,12 +309,30 @@ impl Client {
     pub async fn logs(
         &self,
         id: &str,
-        follow: bool,
-        from: usize,
+        query: &LogQuery,
     ) -> Result<BoxStream<'static, Result<LogEntry, Failure>>, Failure> {
-        let path = container(id, &format!("/logs?follow={follow}&from={from}"));
+        let LogQuery { follow, from, tail, since_us, until_us, stream } = query;
+        let mut path = container(id, &format!("/logs?follow={follow}&from={from}"));
+        for (name, number) in
+            [("tail", tail.map(|count| count as u64)), ("since_us", *since_us), ("until_us", *until_us)]
+        {
+            path.extend(number.map(|number| format!("&{name}={number}")));
+        }
+        path.extend(stream.map(|stream| match stream {
+            shakedown_spec::Stream::Stdout => "&stream=stdout",
+            shakedown_spec::Stream::Stderr => "&stream=stderr",
+        }));
         let answer = self.send(Method::GET, &path, empty()).await?;
         Ok(self.documents(answer))
+    }
+
+    /// What a container uses now.
+    ///
+    /// # Errors
+    ///
+    /// See [`state`](Self::state).
+    pub async fn usage(&self, id: &str) -> Result<Usage, Failure> {
+        self.json(Method::GET, &container(id, "/stats"), empty()).await
     }
 
     /// One document a line.
@@ -265,8 +354,50 @@ impl Client {
     ///
     /// It could not be run; see also [`state`](Self::state).
     pub async fn exec(&self, id: &str, request: ExecRequest, input: &[u8]) -> Result<ExecResult, Failure> {
-        let body = ExecBody { request, input: STANDARD.encode(input) };
+        let body = ExecBody { request, input: STANDARD.encode(input), detach: false };
         self.json(Method::POST, &container(id, "/exec"), json(&body)).await
+    }
+
+    /// Starts a command in a container and does not wait for it.
+    ///
+    /// # Errors
+    ///
+    /// It could not be run; see also [`state`](Self::state).
+    pub async fn exec_detached(&self, id: &str, request: ExecRequest, input: &[u8]) -> Result<(), Failure> {
+        let body = ExecBody { request, input: STANDARD.encode(input), detach: true };
+        self.done(Method::POST, &container(id, "/exec"), json(&body)).await
+    }
+
+    /// Starts a command in a container and talks to it.
+    ///
+    /// # Errors
+    ///
+    /// It could not be run; see also [`state`](Self::state).
+    pub async fn exec_stream(&self, id: &str, request: &ExecRequest) -> Result<Interactive, Failure> {
+        self.interactive(&container(id, "/exec/stream"), json(request)).await
+    }
+
+    /// Talks to the first process of a container. With `replay`, its output begins with what it wrote so far.
+    ///
+    /// # Errors
+    ///
+    /// See [`state`](Self::state).
+    pub async fn attach(&self, id: &str, replay: bool) -> Result<Interactive, Failure> {
+        self.interactive(&container(id, &format!("/attach?replay={replay}")), empty()).await
+    }
+
+    async fn interactive(&self, path: &str, body: Body) -> Result<Interactive, Failure> {
+        let upgrade = [(header::CONNECTION, "upgrade"), (header::UPGRADE, crate::rest::FRAMES)];
+        let (response, _connection) = self.request(Method::POST, path, body, &upgrade).await?;
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            return Err(self.refusal(response).await);
+        }
+        let connection = hyper::upgrade::on(response).await.map_err(|error| self.lost(&error))?;
+        let (reader, writer) = tokio::io::split(TokioIo::new(connection));
+        Ok(Interactive {
+            input: InteractiveInput { writer, client: self.clone() },
+            output: InteractiveOutput { reader, client: self.clone() },
+        })
     }
 
     /// Unpacks a tar stream at the directory `path` of a container.
@@ -431,26 +562,47 @@ impl Client {
 
     /// Sends a request and reads the head of the answer. An answer that is none of success is the keeper's failure.
     async fn send(&self, method: Method, path: &str, body: Body) -> Result<Answer, Failure> {
+        let (response, connection) = self.request(method, path, body, &[]).await?;
+        if response.status().is_success() {
+            return Ok(Answer { body: response.into_body(), _connection: connection });
+        }
+        Err(self.refusal(response).await)
+    }
+
+    async fn refusal(&self, response: Response<Incoming>) -> Failure {
+        let (head, body) = response.into_parts();
+        match body.collect().await {
+            Ok(body) => {
+                let bytes = body.to_bytes();
+                serde_json::from_slice(&bytes).unwrap_or_else(|_| not_a_failure(head.status, &bytes))
+            }
+            Err(error) => self.lost(&error),
+        }
+    }
+
+    async fn request(
+        &self,
+        method: Method,
+        path: &str,
+        body: Body,
+        headers: &[(header::HeaderName, &str)],
+    ) -> Result<(Response<Incoming>, Connection), Failure> {
         let stream = UnixStream::connect(&self.socket).await.map_err(|error| self.lost(&error))?;
         let (mut sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.lost(&error))?;
         // An error of the connection is an error of the request or its body, too.
-        let connection = Connection(tokio::spawn(async move { drop(connection.await) }));
-        let request = Request::builder()
+        let connection = Connection(tokio::spawn(async move { drop(connection.with_upgrades().await) }));
+        let mut request = Request::builder()
             .method(method)
             .uri(path)
             .header(header::HOST, "shakedown")
-            .header(header::CONTENT_TYPE, "application/json")
-            .body(body)
-            .map_err(|error| self.lost(&error))?;
-        let answer: Response<Incoming> =
-            sender.send_request(request).await.map_err(|error| self.lost(&error))?;
-        let (head, body) = answer.into_parts();
-        if head.status.is_success() {
-            return Ok(Answer { body, _connection: connection });
+            .header(header::CONTENT_TYPE, "application/json");
+        for (name, value) in headers {
+            request = request.header(name, *value);
         }
-        let bytes = body.collect().await.map_err(|error| self.lost(&error))?.to_bytes();
-        Err(serde_json::from_slice(&bytes).unwrap_or_else(|_| not_a_failure(head.status, &bytes)))
+        let request = request.body(body).map_err(|error| self.lost(&error))?;
+        let response = sender.send_request(request).await.map_err(|error| self.lost(&error))?;
+        Ok((response, connection))
     }
 
     /// The keeper does not answer (any more).
@@ -495,6 +647,56 @@ impl Lease {
     /// Resolves when the lease is void: the session has ended, or its keeper has died.
     pub async fn ended(&mut self) {
         while let Some(Ok(_)) = self.rest.next().await {}
+    }
+}
+
+/// A process that is talked to. Dropping both halves lets go of it.
+#[derive(Debug)]
+pub struct Interactive {
+    /// What goes there.
+    pub input: InteractiveInput,
+    /// What comes from there.
+    pub output: InteractiveOutput,
+}
+
+/// The way to a process.
+#[derive(Debug)]
+pub struct InteractiveInput {
+    writer: WriteHalf<TokioIo<Upgraded>>,
+    client: Client,
+}
+
+/// The way from a process.
+#[derive(Debug)]
+pub struct InteractiveOutput {
+    reader: ReadHalf<TokioIo<Upgraded>>,
+    client: Client,
+}
+
+impl InteractiveInput {
+    /// Sends input, the end of it, or the terminal's size.
+    ///
+    /// # Errors
+    ///
+    /// The process has ended, or the keeper is gone.
+    pub async fn send(&mut self, asked: &Asked) -> Result<(), Failure> {
+        asked.write(&mut self.writer).await.map_err(|error| self.client.lost(&error))
+    }
+}
+
+impl InteractiveOutput {
+    /// What the process writes next, or how it ended; nothing comes after that.
+    ///
+    /// # Errors
+    ///
+    /// The keeper is gone, or the end cannot be told.
+    pub async fn next(&mut self) -> Result<Told, Failure> {
+        match Told::read(&mut self.reader).await {
+            Ok(Some(Told::Failure(failure))) => Err(failure),
+            Ok(Some(told)) => Ok(told),
+            Ok(None) => Err(self.client.lost(&"the connection was closed")),
+            Err(error) => Err(self.client.lost(&error)),
+        }
     }
 }
 

@@ -7,9 +7,11 @@
 pub mod api;
 pub mod amount;
 mod check;
+mod environment;
 pub mod client;
 pub mod config;
 mod fixtures;
+pub mod frames;
 pub mod hook;
 pub mod keeper;
 pub mod lockfile;

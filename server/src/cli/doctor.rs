@@ -1,19 +1,61 @@
 //! `shakedown doctor`: what works here, what does not, why, and what to do.
 
 use super::{Done, say};
+use serde_json::json;
+use shakedown_runtime::doctor::{Check, Facts, Verdict, checks};
 use shakedown_server::keeper::{Finding, findings};
 use std::fmt::Write;
 use std::process::ExitCode;
 
-pub(super) fn doctor() -> Done {
+/// Where the pages are that verdicts name.
+const PAGES: &str = "docs/";
+
+pub(super) fn doctor(json: bool) -> Done {
+    let checks = checks(&Facts::gather());
     let findings = findings()?;
-    let report = findings.iter().fold(String::new(), |mut report, finding| {
-        describe(&mut report, finding);
-        report
-    });
+    let report = if json { document(&checks, &findings) } else { report(&checks, &findings) };
     say(report.as_bytes())?;
     let works = findings.iter().any(|finding| finding.verdict.is_ok());
     Ok(if works { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn report(checks: &[Check], findings: &[Finding]) -> String {
+    let mut report = String::from("machine\n");
+    checks.iter().for_each(|check| tell(&mut report, check));
+    findings.iter().for_each(|finding| describe(&mut report, finding));
+    report
+}
+
+/// Writing to a `String` cannot fail.
+fn tell(report: &mut String, check: &Check) {
+    let verdict = match check.verdict {
+        Verdict::Yes => "yes",
+        Verdict::Limited => "part",
+        Verdict::No => "no",
+    };
+    let _ = writeln!(report, "  {verdict:<4} {}: {}", check.name, check.found);
+    if let Some(fix) = &check.fix {
+        let _ = writeln!(report, "       fix: {fix}");
+    }
+    if let Some(page) = check.page.filter(|_| check.fix.is_some()) {
+        let _ = writeln!(report, "       see: {PAGES}{page}");
+    }
+}
+
+/// The same for programs.
+fn document(checks: &[Check], findings: &[Finding]) -> String {
+    let drivers: Vec<_> = findings
+        .iter()
+        .map(|finding| match &finding.verdict {
+            Ok((description, capabilities)) => json!({
+                "driver": finding.driver, "works": true, "description": description, "capabilities": capabilities,
+            }),
+            Err(refusal) => json!({
+                "driver": finding.driver, "works": false, "reason": refusal.reason, "hints": refusal.hints,
+            }),
+        })
+        .collect();
+    format!("{:#}\n", json!({ "machine": checks, "drivers": drivers }))
 }
 
 /// Writing to a `String` cannot fail.
@@ -57,6 +99,15 @@ mod tests {
         describe(&mut report, &Finding { driver: "native", verdict: Err(refusal) });
         let verdict = Ok(("Docker 28.2 at /var/run/docker.sock".into(), vec![exec, memory]));
         describe(&mut report, &Finding { driver: "docker", verdict });
+        let fixed = Check {
+            name: "clock",
+            verdict: Verdict::Limited,
+            found: "before 2025".into(),
+            fix: Some("set the clock".into()),
+            page: Some("errors/clock.md"),
+        };
+        tell(&mut report, &fixed);
+        tell(&mut report, &Check { verdict: Verdict::Yes, fix: None, ..fixed });
         insta::assert_snapshot!(report, @r"
         native: does not work
           reason: user namespaces are off
@@ -64,6 +115,10 @@ mod tests {
         docker: works; Docker 28.2 at /var/run/docker.sock
           yes  exec
           no   memory limit: cgroups are read-only
+          part clock: before 2025
+               fix: set the clock
+               see: docs/errors/clock.md
+          yes  clock: before 2025
         ");
     }
 }

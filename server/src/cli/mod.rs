@@ -5,14 +5,17 @@ mod bundle;
 mod containers;
 mod doctor;
 mod images;
+mod interactive;
 mod local;
 mod lock;
+mod networks;
 mod progress;
 mod run;
 mod serve;
 mod transfer;
 
 use clap::{Parser, Subcommand};
+use shakedown_server::client::Client;
 use shakedown_server::config::{Config, DriverChoice, Overrides};
 use shakedown_spec::{Failure, FailureKind};
 use std::future::Future;
@@ -60,27 +63,58 @@ enum Command {
     /// Builds an image from a Dockerfile; prints its id.
     Build(build::Options),
     /// Says what works on this machine, and what to do about the rest.
-    Doctor,
+    Doctor {
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// The images of the local store.
     #[command(subcommand)]
     Images(images::Command),
+    /// The networks of a session.
+    #[command(subcommand)]
+    Network(networks::Command),
     /// Lists the containers of a session.
     Ps,
     /// Prints the log of a container.
     Logs {
         /// The container's id.
         id: String,
-        /// Goes on until the container's output ends.
-        #[arg(short, long)]
-        follow: bool,
+        #[command(flatten)]
+        options: containers::LogOptions,
+    },
+    /// Shows what containers use.
+    Stats {
+        /// The containers' ids; all of the session when none is given.
+        ids: Vec<String>,
     },
     /// Runs a command in a container.
-    Exec {
+    Exec(containers::ExecOptions),
+    /// Connects this terminal to the first process of a container. Ctrl-C goes there; close the terminal to leave.
+    Attach {
         /// The container's id.
         id: String,
-        /// The command.
-        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
-        command: Vec<String>,
+        /// Sends no input.
+        #[arg(long)]
+        no_stdin: bool,
+    },
+    /// Stops containers: their stop signal, then SIGKILL.
+    Stop(containers::Named),
+    /// Starts containers again that have ended, with the same files and ports.
+    Start(containers::Named),
+    /// Stops containers and starts them again.
+    Restart(containers::Named),
+    /// Halts all processes of containers.
+    Pause(containers::Named),
+    /// Lets them go on.
+    Unpause(containers::Named),
+    /// Sends a signal to the first process of containers.
+    Kill {
+        /// The signal, by name or number.
+        #[arg(short, long, default_value = "SIGKILL")]
+        signal: String,
+        #[command(flatten)]
+        named: containers::Named,
     },
 }
 
@@ -110,17 +144,31 @@ pub(crate) fn main() -> ExitCode {
         Command::Lock(arguments) => wait_for(lock::lock(arguments)),
         Command::Bundle(command) => bundle::bundle(command),
         Command::Build(options) => wait_for(build::build(options)),
-        Command::Doctor => doctor::doctor(),
+        Command::Doctor { json } => doctor::doctor(json),
         Command::Images(command) => images::images(command),
+        Command::Network(command) => wait_for(networks::network(command)),
         Command::Ps => wait_for(containers::ps()),
-        Command::Logs { id, follow } => wait_for(containers::logs(&id, follow)),
-        Command::Exec { id, command } => wait_for(containers::exec(&id, command)),
+        Command::Logs { id, options } => wait_for(containers::logs(&id, &options)),
+        Command::Stats { ids } => wait_for(containers::stats(ids)),
+        Command::Exec(options) => wait_for(containers::exec(options)),
+        Command::Attach { id, no_stdin } => wait_for(containers::attach(&id, !no_stdin)),
+        Command::Stop(named) => each(&named, async |server, id| server.stop(id).await.map(drop)),
+        Command::Start(named) => each(&named, async |server, id| server.start_again(id).await.map(drop)),
+        Command::Restart(named) => each(&named, async |server, id| server.restart(id).await.map(drop)),
+        Command::Pause(named) => each(&named, async |server, id| server.pause(id).await),
+        Command::Unpause(named) => each(&named, async |server, id| server.unpause(id).await),
+        Command::Kill { signal, named } => each(&named, async |server, id| server.kill(id, &signal).await),
     };
     done.unwrap_or_else(|failure| {
         // Nobody reads standard error if this fails.
         let _ = writeln!(io::stderr(), "error: {failure}");
         ExitCode::FAILURE
     })
+}
+
+/// Does the same with each container, one after the other.
+fn each(named: &containers::Named, done: impl AsyncFn(&Client, &str) -> Result<(), Failure>) -> Done {
+    wait_for(containers::each(named, done))
 }
 
 type Done = Result<ExitCode, Failure>;

@@ -69,7 +69,7 @@ fn keep(starter: &mut Option<Starter>) -> Result<(), Failure> {
     let native = driver::before_threads(orders.driver, &place.directory);
     // 5. One thread: the keeper mostly waits, and its memory is the test run's cost.
     let runtime = runtime()?;
-    runtime.block_on(serve_session(&place, &orders, native, starter))?;
+    runtime.block_on(serve_session(&place, &orders, native, starter, &life_lock))?;
     drop(runtime);
     drop(life_lock);
     Ok(())
@@ -81,6 +81,7 @@ async fn serve_session(
     orders: &Orders,
     native: NativeAttempt,
     starter: &mut Option<Starter>,
+    life_lock: &File,
 ) -> Result<(), Failure> {
     let chosen = driver::choose_driver(orders.driver, &place.name, native).await;
     if let Err(failure) = sweep_predecessor(place).await {
@@ -95,7 +96,8 @@ async fn serve_session(
         // A starter that was killed meanwhile does not hear it; the other processes of the run need the keeper as well.
         let _ = starter.answer(READY);
     }
-    serve_and_clean_up(place, &session, Listening { listener, socket: place.socket() }, life).await
+    let home = Home { place, life_lock };
+    serve_and_clean_up(home, &session, Listening { listener, socket: place.socket() }, life).await
 }
 
 /// Takes away what a keeper of the same session left that died in mid-run, before its description is overwritten: it
@@ -121,7 +123,7 @@ pub fn serve_foreground(
 ) -> Result<(), Failure> {
     let this = ProcessIdentity::this();
     let place = session::RunDirectory::find()?.place(&format!("serve-{}-{:x}", this.pid, this.started))?;
-    let _life_lock =
+    let life_lock =
         session::lock(&place, SessionLock::Life).map_err(|error| cannot("lock the session", &error))?;
     let native = driver::before_threads(choice, &place.directory);
     let served = runtime()?.block_on(async {
@@ -134,11 +136,12 @@ pub fn serve_foreground(
         let listener = bind_unused(&socket)?;
         let life = Life::in_foreground(&session).map_err(|error| cannot("watch for its end", &error))?;
         ready(&socket, &described);
-        serve_and_clean_up(&place, &session, Listening { listener, socket }, life).await
+        let home = Home { place: &place, life_lock: &life_lock };
+        serve_and_clean_up(home, &session, Listening { listener, socket }, life).await
     });
     if served.is_err() && Meta::read(&place).is_ok_and(|meta| meta.is_none()) {
         // Nothing was made: no later session has to look at it.
-        remove_place(&place)?;
+        remove_place(Home { place: &place, life_lock: &life_lock })?;
     }
     served
 }
@@ -150,16 +153,23 @@ struct Listening {
     socket: PathBuf,
 }
 
+/// The session's directory, and the lock in it that this process holds for its life.
+#[derive(Clone, Copy, Debug)]
+struct Home<'a> {
+    place: &'a Place,
+    life_lock: &'a File,
+}
+
 /// Serves until the end of the session's life; removes its directory if nothing is left of it.
 async fn serve_and_clean_up(
-    place: &Place,
+    home: Home<'_>,
     session: &Arc<Session>,
     listening: Listening,
     life: Life,
 ) -> Result<(), Failure> {
     // At the same time as the first containers start: what dead sessions left is in nobody's way.
     let sweeping = tokio::spawn({
-        let place = place.clone();
+        let place = home.place.clone();
         async move { session::sweep(&place).await }
     });
     let clean = serve::until(session, listening, life.end()).await;
@@ -170,11 +180,15 @@ async fn serve_and_clean_up(
         let title = "something of the session could not be removed; the next session will try again";
         return Err(Failure::new(FailureKind::Other, title));
     }
-    remove_place(place)
+    remove_place(home)
 }
 
-/// Removes the session's directory, whose life lock the caller holds. Who holds `start` has made it his own already.
-fn remove_place(place: &Place) -> Result<(), Failure> {
+/// Removes the session's directory. Who holds `start` has made it his own already. So has the keeper of a directory that
+/// was made in the place of this one, after somebody had removed it.
+fn remove_place(Home { place, life_lock }: Home<'_>) -> Result<(), Failure> {
+    if !session::is_held(life_lock, place, SessionLock::Life) {
+        return Ok(());
+    }
     match session::try_lock(place, SessionLock::Start) {
         Ok(Some(_start)) => {
             session::remove_directory(place).map_err(|error| cannot("remove its directory", &error))

@@ -14,7 +14,9 @@ use hyper_util::service::TowerToHyperService;
 use shakedown_spec::{Failure, FailureKind};
 use std::convert::Infallible;
 use std::future::Future;
+use std::os::unix::fs::MetadataExt;
 use std::panic::AssertUnwindSafe;
+use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,6 +37,7 @@ pub(super) async fn until(
     end: impl Future<Output = &'static str>,
 ) -> bool {
     let connections = TaskTracker::new();
+    let bound = identity(&socket);
     let reason = tokio::select! {
         reason = end => reason,
         never = accept(session, &listener, &connections) => match never {},
@@ -42,12 +45,20 @@ pub(super) async fn until(
     super::note(&format!("the session ends: {reason}"));
     // The socket goes first: who connects from now on begins a new session instead of being refused by this one.
     drop(listener);
-    let _ = std::fs::remove_file(socket);
+    // Somebody may have removed the directory meanwhile: then it is another keeper's.
+    if bound.is_some() && identity(&socket) == bound {
+        let _ = std::fs::remove_file(socket);
+    }
     let clean = session.end().await;
     connections.close();
     // Clients that do not read their answers are cut off by the end of the runtime.
     let _ = timeout(FAREWELL, connections.wait()).await;
     clean
+}
+
+/// Which file is at this path.
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    std::fs::symlink_metadata(path).ok().map(|found| (found.dev(), found.ino()))
 }
 
 async fn accept(session: &Arc<Session>, listener: &UnixListener, connections: &TaskTracker) -> Infallible {
@@ -81,7 +92,8 @@ async fn serve(stream: UnixStream, router: axum::Router, session: Arc<Session>) 
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_LIMIT)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
     let mut connection = pin!(connection);
     let ending = session.ending();
     // A connection that breaks is a client that went away; nobody is left to be told.

@@ -127,10 +127,7 @@ async fn find(
     asked: &ImageName,
     policy: PullPolicy,
 ) -> Result<(ImageSource, Image), Failure> {
-    let lease = session.lease(&asked.lease)?;
-    let source = lease.config.source(&asked.image, &lease.directory).map_err(|error| invalid(&error))?;
-    let image = session.driver()?.resolve(&source, policy, quiet()).await?;
-    Ok((source, image))
+    crate::fixtures::image(session, &asked.lease, &asked.image, policy).await
 }
 
 fn source(image: &str) -> Result<ImageSource, Failure> {

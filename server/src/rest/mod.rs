@@ -6,6 +6,11 @@ mod document;
 mod files;
 mod images;
 mod leases;
+mod logs;
+mod networks;
+mod streams;
+
+pub(crate) use streams::PROTOCOL as FRAMES;
 
 use crate::fixtures::Session;
 use axum::Router;
@@ -31,12 +36,21 @@ pub(crate) fn router(session: &Arc<Session>) -> Router {
         .route("/v1/containers", get(containers::list).post(containers::start))
         .route("/v1/containers/{id}", get(containers::state).delete(containers::remove))
         .route("/v1/containers/{id}/stop", post(containers::stop))
+        .route("/v1/containers/{id}/start", post(containers::start_again))
+        .route("/v1/containers/{id}/restart", post(containers::restart))
+        .route("/v1/containers/{id}/pause", post(containers::pause))
+        .route("/v1/containers/{id}/unpause", post(containers::unpause))
         .route("/v1/containers/{id}/kill", post(containers::kill))
         .route("/v1/containers/{id}/exit", get(containers::exit))
-        .route("/v1/containers/{id}/logs", get(containers::logs))
+        .route("/v1/containers/{id}/logs", get(logs::logs))
+        .route("/v1/containers/{id}/stats", get(containers::stats))
         .route("/v1/containers/{id}/exec", post(containers::exec))
+        .route("/v1/containers/{id}/exec/stream", post(streams::exec))
+        .route("/v1/containers/{id}/attach", post(streams::attach))
         .route("/v1/containers/{id}/files", get(files::copy_out).put(files::copy_in))
         .route("/v1/containers/{id}/commit", post(images::commit))
+        .route("/v1/containers/{id}/networks", post(networks::join).delete(networks::leave))
+        .route("/v1/networks", get(networks::list))
         .route("/v1/images", get(images::list).post(images::resolve).delete(images::remove))
         .route("/v1/images/tag", post(images::tag))
         .route("/v1/images/push", post(images::push))

@@ -56,6 +56,11 @@ pub(crate) fn try_lock(place: &Place, which: SessionLock) -> io::Result<Option<F
     }
 }
 
+/// Whether this lock is the session's yet: its file may have been removed by somebody, and another made.
+pub(crate) fn is_held(file: &File, place: &Place, which: SessionLock) -> bool {
+    is_still_at(file, &place.directory.join(which.file_name()))
+}
+
 /// Opens the lock file, making it; `None` if the directory has just gone.
 fn open(path: &Path) -> io::Result<Option<File>> {
     match OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path) {

@@ -22,7 +22,7 @@ pub use place::{Place, RunDirectory};
 pub use process::ProcessIdentity;
 pub use start::{Orders, start};
 
-pub(crate) use lock::{SessionLock, lock, try_lock};
+pub(crate) use lock::{SessionLock, is_held, lock, try_lock};
 pub(crate) use meta::Meta;
 pub(crate) use start::{ORDERS_VARIABLE, READY, log_tail};
 pub(crate) use sweep::{remove_directory, sweep};

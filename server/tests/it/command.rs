@@ -57,6 +57,18 @@ fn serve_ps_exec_logs() {
         assert_eq!(ask(&["exec", &started.id, "echo", "-n", "hi"]), "hi");
         let listed = ask(&["ps"]);
         assert!(listed.lines().nth(1).unwrap().split_whitespace().eq(["ID", "IMAGE", "ready"]), "{listed}");
+        assert_eq!(
+            ask(&["exec", "-e", "TILL=7", "-w", "/tmp", &started.id, "sh", "-c", "echo $TILL $PWD"]),
+            "7 /tmp\n"
+        );
+        let no_terminal = shakedown(lab, &["exec", "-t", &started.id, "true"]).output().unwrap();
+        insta::assert_snapshot!(text(&no_terminal.stderr), @r"
+        error: the standard input is not a terminal
+        hint: leave `-t` out; `-i` alone sends the standard input
+        ");
+        assert_eq!(ask(&["pause", &started.id]), "ID\n");
+        assert!(ask(&["ps"]).contains("paused"));
+        assert_eq!(ask(&["unpause", &started.id]), "ID\n");
         client.end_session().await.unwrap();
         assert!(server.wait().unwrap().success());
     });

@@ -6,6 +6,7 @@
 mod actor;
 mod command;
 mod images;
+mod killed;
 mod lab;
 mod policy;
 mod reap;

@@ -11,25 +11,25 @@ use std::process::{Child, Command, Output, Stdio};
 const DRIVERS: [&str; 2] = ["native", "docker"];
 
 /// A project with tests, on a machine with a store of its own.
-struct Shop<'a> {
+pub(crate) struct Shop<'a> {
     lab: &'a Lab,
     driver: &'static str,
-    directory: PathBuf,
+    pub(crate) directory: PathBuf,
     store: PathBuf,
 }
 
 impl<'a> Shop<'a> {
-    fn new(lab: &'a Lab, driver: &'static str) -> Self {
+    pub(crate) fn new(lab: &'a Lab, driver: &'static str) -> Self {
         let directory = lab.path().join(format!("shop-{driver}"));
         std::fs::create_dir_all(&directory).unwrap();
         Self { lab, driver, store: lab.path().join(format!("store-{driver}")), directory }
     }
 
-    fn write(&self, name: &str, text: &str) {
+    pub(crate) fn write(&self, name: &str, text: &str) {
         std::fs::write(self.directory.join(name), text).unwrap();
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_shakedown"));
         command
             .args(arguments)
@@ -43,7 +43,7 @@ impl<'a> Shop<'a> {
     }
 
     /// What the command says: standard output, or standard error if it fails.
-    fn says(&self, arguments: &[&str]) -> Result<String, String> {
+    pub(crate) fn says(&self, arguments: &[&str]) -> Result<String, String> {
         let Output { status, stdout, stderr } = self.command(arguments).output().unwrap();
         if status.success() { Ok(text(&stdout)) } else { Err(text(&stderr)) }
     }
@@ -77,10 +77,10 @@ impl<'a> Shop<'a> {
 }
 
 /// A server in the foreground. It is killed with the test.
-struct Server(Child);
+pub(crate) struct Server(Child);
 
 impl Server {
-    fn start(shop: &Shop<'_>, socket: &Path, options: &[&str]) -> Self {
+    pub(crate) fn start(shop: &Shop<'_>, socket: &Path, options: &[&str]) -> Self {
         let mut command = shop.command(&["serve", "--socket", socket.to_str().unwrap()]);
         let mut server = Self(command.args(options).stdout(Stdio::piped()).spawn().unwrap());
         let mut line = String::new();

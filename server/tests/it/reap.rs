@@ -140,3 +140,32 @@ fn a_network_goes_with_its_last_member() {
         assert_eq!(names(lab).await, 0);
     });
 }
+
+/// Somebody empties `/tmp` while a session runs: its containers are taken away all the same, who asks next gets a new
+/// session, and the end of the old one does not touch that.
+#[test]
+fn a_session_outlives_its_directory() {
+    check(async |lab| {
+        let (client, lease) = lab.lease().await;
+        client.start_container(lease.id(), &shell()).await.unwrap();
+        let old = client.info().await.unwrap().pid;
+        let held = std::fs::File::open(lab.place().directory.join("lock")).unwrap();
+        let removed = Command::new("rm").arg("-r").arg(lab.run()).status().unwrap();
+        assert!(removed.success());
+        let failure = client.state("orders").await.unwrap_err();
+        assert_eq!(failure.kind, FailureKind::SessionLost, "{failure}");
+
+        let (next, next_lease) = lab.lease().await;
+        assert_ne!(next.info().await.unwrap().pid, old);
+        let container = next.start_container(next_lease.id(), &shell()).await.unwrap();
+        assert_eq!(names(lab).await, 2);
+        drop(lease);
+        // The old keeper ends when nothing is leased from it.
+        tokio::task::spawn_blocking(move || held.lock().unwrap()).await.unwrap();
+        assert_eq!(names(lab).await, 1);
+        assert_eq!(next.state(&container.id).await.unwrap().status, "ready");
+        drop(next_lease);
+        ended(lab.place()).await;
+        assert!(lab.places().is_empty());
+    });
+}

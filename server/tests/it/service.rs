@@ -5,6 +5,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use shakedown_runtime::ExecRequest;
+use shakedown_server::api::LogQuery;
 use shakedown_spec::{Configure, File};
 
 fn text(base64: &str) -> String {
@@ -41,7 +42,8 @@ fn logs_and_exit() {
         let (client, lease) = lab.lease().await;
         let started = client.start_container(lease.id(), &shell()).await.unwrap();
         assert_eq!(client.state(&started.id).await.unwrap().status, "ready");
-        let follow = client.logs(&started.id, true, 0).await.unwrap();
+        let follow =
+            client.logs(&started.id, &LogQuery { follow: true, ..LogQuery::default() }).await.unwrap();
         let exit = client.stop(&started.id).await.unwrap();
         assert_eq!(exit.code, 3);
         let lines: Vec<String> = follow.map(|entry| text(&entry.unwrap().bytes)).collect().await;
