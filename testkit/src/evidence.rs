@@ -5,6 +5,7 @@
 use crate::guard::{self, Alive};
 use crate::logs::Logs;
 use crate::{LogTail, background};
+use shakedown_server::api::LogQuery;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -67,7 +68,7 @@ pub(crate) fn forget(alive: &Alive) {
 
 /// Reads the log of a container, keeps it, and tells its end and its file. A container that is gone has none.
 pub(crate) async fn tail_of(alive: &Alive) -> Option<(LogTail, Option<String>)> {
-    let logs = alive.share.logs(&alive.id).await.ok()?;
+    let logs = alive.share.logs(&alive.id, &LogQuery::default()).await.ok()?;
     let kept = path(alive).and_then(|path| write(&path, &logs).ok().map(|()| shown(&path)));
     Some((tail(&alive.name, &logs), kept))
 }

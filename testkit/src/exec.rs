@@ -1,7 +1,7 @@
 //! Commands run in a container.
 
 use crate::{Exit, Failure, FailureKind};
-use shakedown_runtime::ExecRequest;
+use shakedown_runtime::{ExecRequest, TerminalSize};
 use std::borrow::Cow;
 use std::fmt;
 
@@ -45,6 +45,21 @@ impl Exec {
     #[must_use]
     pub fn workdir(mut self, path: impl Into<String>) -> Self {
         self.request.workdir = Some(path.into());
+        self
+    }
+
+    /// Gives it a terminal: programs then write as they do for a person, and its output is one stream. It reads what the
+    /// terminal is sent; a terminal has no end of input, so end the input with `\x04`, or let the command end otherwise.
+    #[must_use]
+    pub fn tty(mut self, tty: bool) -> Self {
+        self.request.tty = tty;
+        self
+    }
+
+    /// The size of its terminal.
+    #[must_use]
+    pub fn size(mut self, rows: u16, columns: u16) -> Self {
+        self.request.size = Some(TerminalSize { rows, columns });
         self
     }
 

@@ -37,6 +37,7 @@ mod guard;
 pub mod images;
 mod logs;
 mod pending;
+mod process;
 mod running;
 mod session;
 mod start;
@@ -45,24 +46,29 @@ mod substitute;
 pub use check::{Answer, Checked};
 pub use error::{Error, Result};
 pub use exec::{Exec, ExecOutput};
-pub use logs::{LogLine, Logs};
+pub use logs::{LogLine, LogLines, LogOptions, Logs};
 pub use pending::Pending;
-pub use running::{Running, Timings};
+pub use process::Process;
+pub use running::{Running, State, Timings};
 pub use session::{Session, session};
 pub use start::Start;
 
 pub use shakedown_modules as modules;
-pub use shakedown_runtime::{Capability, Exit, ListedImage, LoadedImage, NewImage};
+pub use shakedown_runtime::{
+    Capability, Exit, Health, HealthProbe, HealthStatus, ListedImage, LoadedImage, NewImage, Usage,
+};
 pub use shakedown_spec::{
-    Build, BuildContext, BuildSecret, Configure, Connection, Container, ContextFile, Dockerfile, Endpoints,
-    Failure, FailureKind, File, FileContent, GenericContainer, Healthcheck, HttpCheck, Licence, LogTail,
-    Module, Mount, MountSource, Network, NetworkMode, Pattern, Port, ProbeProtocol, Protocol, Published,
-    PullPolicy, Resources, Stream, Ulimit, Wait, WaitKind,
+    Attachment, BindOptions, Build, BuildContext, BuildSecret, Configure, Connection, Container, ContextFile,
+    Device, Dockerfile, Endpoints, Failure, FailureKind, File, FileContent, GenericContainer, Healthcheck,
+    HttpCheck, Licence, LogTail, Module, Mount, MountSource, NamespaceMode, Network, NetworkMode, Pattern,
+    Port, ProbeProtocol, Propagation, Protocol, Published, PullPolicy, Relabel, Resources, RestartPolicy,
+    Seccomp, SecurityOptions, Stream, Ulimit, Volume, VolumesFrom, Wait, WaitKind,
 };
 
 /// What most tests import: `use shakedown::prelude::*`.
 pub mod prelude {
     pub use crate::{
-        Build, Configure, File, GenericContainer, Module, Mount, Network, Port, Running, Start, Wait,
+        Build, Configure, File, GenericContainer, LogOptions, Module, Mount, Network, Port, Running, Start,
+        Volume, Wait,
     };
 }

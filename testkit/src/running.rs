@@ -4,10 +4,10 @@ use crate::NewImage;
 use crate::guard::{Alive, Guard};
 use crate::session::Share;
 use crate::{
-    Endpoints, Exec, ExecOutput, Exit, Failure, FailureKind, File, GenericContainer, Logs, Module, Pending,
-    error, files,
+    Attachment, Endpoints, Exec, ExecOutput, Exit, Failure, FailureKind, File, GenericContainer, Health,
+    LogLines, LogOptions, Logs, Module, Network, Pending, Port, Process, Protocol, Usage, error, files,
 };
-use shakedown_server::api::Started;
+use shakedown_server::api::{LogQuery, Started};
 use std::fmt;
 use std::ops::Deref;
 use std::panic::Location;
@@ -60,6 +60,20 @@ impl Timings {
     }
 }
 
+/// What a container is doing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct State {
+    /// `starting`, `ready`, `paused`, `restarting`, or `exited`.
+    pub status: String,
+    /// How it ended, once it has.
+    pub exit: Option<Exit>,
+    /// How often its policy has started it again.
+    pub restarts: u32,
+    /// How it fares by its health check, if it has one.
+    pub health: Option<Health>,
+}
+
 impl<M: Module> Running<M> {
     pub(crate) fn new(share: Arc<Share>, test: String, started: Started, connection: M::Connection) -> Self {
         let Started { id, name, endpoints, timings } = started;
@@ -95,17 +109,17 @@ impl<M: Module> Running<M> {
         &self.endpoints.host
     }
 
-    /// The port of the host that leads to TCP port `container`, for ports that the module's own connection info does
-    /// not tell.
+    /// The port of the host that leads to a port of the container, for ports that the module's own connection info does
+    /// not tell: a number is a TCP port, [`Port::udp`] a UDP port.
     ///
     /// # Errors
     ///
     /// The declaration does not publish that port; the failure names those it does.
     #[track_caller]
-    pub fn port_of(&self, container: u16) -> Result<u16, Failure> {
-        let caller = Location::caller();
-        self.endpoints.tcp(container).ok_or_else(|| {
-            let mut failure = undeclared(self.name(), container, &self.endpoints);
+    pub fn port_of(&self, container: impl Into<Port>) -> Result<u16, Failure> {
+        let (caller, port) = (Location::caller(), container.into());
+        self.endpoints.host_port(port.container, port.protocol).ok_or_else(|| {
+            let mut failure = undeclared(self.name(), &port, &self.endpoints);
             error::locate(&mut failure, caller);
             failure
         })
@@ -144,7 +158,41 @@ impl<M: Module> Running<M> {
     /// What it has written so far.
     #[track_caller]
     pub fn logs(&self) -> Pending<Logs> {
-        self.ask(|keeper, id| async move { keeper.logs(&id).await })
+        self.logs_of(LogOptions::new())
+    }
+
+    /// What it has written so far, as far as the options want it.
+    ///
+    /// ```no_run
+    /// use shakedown::prelude::*;
+    ///
+    /// # async fn orders() -> shakedown::Result {
+    /// let orders = GenericContainer::new("orders").start().await?;
+    /// let last = orders.logs_of(LogOptions::new().stderr().tail(10)).await?;
+    /// assert!(last.text().is_empty(), "it complains: {}", last.text());
+    /// # Ok(()) }
+    /// ```
+    #[track_caller]
+    pub fn logs_of(&self, options: LogOptions) -> Pending<Logs> {
+        self.ask(|keeper, id| async move { keeper.logs(&id, &options.query).await })
+    }
+
+    /// Follows its output, until that ends: line by line, as soon as they are written.
+    ///
+    /// A reader that is slower than the container holds nothing up; it misses lines once the log is longer than
+    /// [`log_limit`](crate::Configure::log_limit).
+    #[track_caller]
+    pub fn follow_logs(&self, options: LogOptions) -> Pending<LogLines> {
+        self.ask(|keeper, id| async move {
+            let query = LogQuery { follow: true, ..options.query };
+            Ok(LogLines::new(keeper.follow(&id, &query).await?))
+        })
+    }
+
+    /// What it uses now: memory, processor time, processes.
+    #[track_caller]
+    pub fn stats(&self) -> Pending<Usage> {
+        self.ask(|keeper, id| async move { keeper.usage(&id).await })
     }
 
     /// Puts a file or a directory in, with mode and owner.
@@ -200,7 +248,129 @@ impl<M: Module> Running<M> {
         self.ask(|keeper, id| async move { keeper.kill(&id, &signal).await })
     }
 
-    /// Resolves when its first process has ended.
+    /// Starts it again after its end, with the same files, ports and networks, and waits until it is ready. One that runs
+    /// is left as it is.
+    ///
+    /// ```no_run
+    /// use shakedown::{modules::Redis, prelude::*};
+    ///
+    /// # async fn orders() -> shakedown::Result {
+    /// let cache = Redis::new().start().await?;
+    /// cache.stop().await?;
+    /// // What does the client do now? Its connections are refused, and nobody else gets the port.
+    /// cache.start_again().await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Why it did not become ready.
+    #[track_caller]
+    pub fn start_again(&self) -> Pending<()> {
+        self.ask(|keeper, id| async move { keeper.start_again(&id).await })
+    }
+
+    /// Stops it and starts it again, with the same files, ports and networks; waits until it is ready.
+    ///
+    /// # Errors
+    ///
+    /// Why it did not become ready.
+    #[track_caller]
+    pub fn restart(&self) -> Pending<()> {
+        self.ask(|keeper, id| async move { keeper.restart(&id).await })
+    }
+
+    /// Halts all its processes: connections stay open, and nobody answers. It can be stopped, killed and removed.
+    ///
+    /// # Errors
+    ///
+    /// The capability `pause` is missing here, or it has ended.
+    #[track_caller]
+    pub fn pause(&self) -> Pending<()> {
+        self.ask(|keeper, id| async move { keeper.pause(&id).await })
+    }
+
+    /// Lets its processes go on where they stood.
+    #[track_caller]
+    pub fn unpause(&self) -> Pending<()> {
+        self.ask(|keeper, id| async move { keeper.unpause(&id).await })
+    }
+
+    /// What it is doing: its status, its health, how often its policy has started it again.
+    #[track_caller]
+    pub fn state(&self) -> Pending<State> {
+        self.ask(|keeper, id| async move { keeper.state(&id).await })
+    }
+
+    /// Starts a command in the container and does not wait for it; its output is thrown away.
+    ///
+    /// # Errors
+    ///
+    /// The command could not be run.
+    #[track_caller]
+    pub fn exec_detached(&self, command: impl Into<Exec>) -> Pending<()> {
+        let command = command.into();
+        self.ask(|keeper, id| async move { keeper.exec_detached(&id, command).await })
+    }
+
+    /// Starts a command in the container and talks to it.
+    ///
+    /// # Errors
+    ///
+    /// The command could not be run.
+    #[track_caller]
+    pub fn interact(&self, command: impl Into<Exec>) -> Pending<Process> {
+        let command = command.into();
+        self.ask(|keeper, id| async move { keeper.interact(&id, command).await })
+    }
+
+    /// Talks to its first process. Output begins with what it has written so far; input is read if the container was
+    /// declared with `stdin_open`.
+    ///
+    /// # Errors
+    ///
+    /// It does not run.
+    #[track_caller]
+    pub fn attach(&self) -> Pending<Process> {
+        let name = self.name().to_owned();
+        self.ask(|keeper, id| async move { keeper.attach(&id, &name).await })
+    }
+
+    /// Joins a network: a [`Network`](crate::Network), or an [`Attachment`] with names and an address. Others on it find
+    /// the container at once, and it finds them.
+    ///
+    /// ```no_run
+    /// use shakedown::{Attachment, prelude::*};
+    ///
+    /// # async fn orders() -> shakedown::Result {
+    /// let (front, back) = (Network::new(), Network::new());
+    /// let shop = GenericContainer::new("shop").network(&front).start().await?;
+    /// shop.join_network(Attachment::to(&back).alias("till")).await?;
+    /// shop.leave_network(&back).await?;
+    /// # drop(shop); Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// It is on that network, or it was declared with another network than its own.
+    #[track_caller]
+    pub fn join_network(&self, to: impl Into<Attachment>) -> Pending<()> {
+        let joined = to.into();
+        self.ask(|keeper, id| async move { keeper.join_network(&id, &joined).await })
+    }
+
+    /// Leaves a network: for a test of what a service does when others are out of reach.
+    ///
+    /// # Errors
+    ///
+    /// It is not on that network.
+    #[track_caller]
+    pub fn leave_network(&self, network: &Network) -> Pending<()> {
+        let key = network.key.clone();
+        self.ask(|keeper, id| async move { keeper.leave_network(&id, &key).await })
+    }
+
+    /// Resolves when its first process has ended, and its policy does not start it again.
     #[track_caller]
     pub fn exited(&self) -> Pending<Exit> {
         self.ask(|keeper, id| async move { keeper.exited(&id).await })
@@ -247,25 +417,33 @@ impl<M: Module> Running<M> {
 }
 
 impl Running<GenericContainer> {
-    /// The port of the host that leads to TCP port `container`.
+    /// The port of the host that leads to a port of the container: a number is a TCP port, [`Port::udp`] a UDP port.
     ///
     /// # Errors
     ///
     /// The declaration does not publish that port; the failure names those it does.
     #[track_caller]
-    pub fn port(&self, container: u16) -> Result<u16, Failure> {
+    pub fn port(&self, container: impl Into<Port>) -> Result<u16, Failure> {
         self.port_of(container)
     }
 }
 
-fn undeclared(name: &str, port: u16, endpoints: &Endpoints) -> Failure {
+fn undeclared(name: &str, port: &Port, endpoints: &Endpoints) -> Failure {
     let mut declared: Vec<_> =
         endpoints.published.iter().map(|port| format!("{}/{}", port.container, port.protocol)).collect();
     declared.dedup();
     let declared = if declared.is_empty() { "none".to_owned() } else { declared.join(", ") };
-    Failure::new(FailureKind::PortNotDeclared, format!("{name} does not publish port {port}/tcp"))
+    Failure::new(FailureKind::PortNotDeclared, format!("{name} does not publish port {port}"))
         .fact("declared", declared)
-        .hint(format!("add `.port({port})` to its declaration"))
+        .hint(format!("add `.port({})` to its declaration", written(port)))
+}
+
+/// A port as a declaration has it.
+fn written(port: &Port) -> String {
+    match port.protocol {
+        Protocol::Tcp => port.container.to_string(),
+        protocol => format!("Port::{protocol}({})", port.container),
+    }
 }
 
 impl<M: Module> Deref for Running<M> {

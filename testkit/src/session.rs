@@ -2,12 +2,15 @@
 
 use crate::{
     Capability, Container, Exec, ExecOutput, Exit, Failure, FailureKind, LogLine, Logs, NewImage, Pending,
-    evidence,
+    Process, State, Usage, evidence,
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
-use futures::stream::{self, TryStreamExt};
-use shakedown_server::api::{LeaseGranted, LogEntry, Started};
+use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
+use shakedown_runtime::ExecRequest;
+use shakedown_server::api::{LeaseGranted, LogEntry, LogQuery, Started};
 use shakedown_server::client::{Client, Lease};
+use shakedown_server::frames::Asked;
+use shakedown_spec::Attachment;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
@@ -76,18 +79,77 @@ impl Share {
         self.keeper.stop(id).await
     }
 
+    pub(crate) async fn start_again(&self, id: &str) -> Result<(), Failure> {
+        self.keeper.start_again(id).await.map(drop)
+    }
+
+    pub(crate) async fn restart(&self, id: &str) -> Result<(), Failure> {
+        self.keeper.restart(id).await.map(drop)
+    }
+
+    pub(crate) async fn pause(&self, id: &str) -> Result<(), Failure> {
+        self.keeper.pause(id).await
+    }
+
+    pub(crate) async fn unpause(&self, id: &str) -> Result<(), Failure> {
+        self.keeper.unpause(id).await
+    }
+
+    pub(crate) async fn state(&self, id: &str) -> Result<State, Failure> {
+        let state = self.keeper.state(id).await?;
+        let (status, health, exit) = (state.status, state.health, state.exit);
+        Ok(State { status, exit, restarts: state.restarts, health })
+    }
+
+    pub(crate) async fn exec_detached(&self, id: &str, command: Exec) -> Result<(), Failure> {
+        self.keeper.exec_detached(id, command.request, &command.input).await
+    }
+
+    pub(crate) async fn interact(&self, id: &str, command: Exec) -> Result<Process, Failure> {
+        let request = ExecRequest { stdin: true, ..command.request };
+        let mut talk = self.keeper.exec_stream(id, &request).await?;
+        if !command.input.is_empty() {
+            talk.input.send(&Asked::Input(command.input.into())).await?;
+        }
+        Ok(Process::new(request.argv, talk))
+    }
+
+    pub(crate) async fn attach(&self, id: &str, name: &str) -> Result<Process, Failure> {
+        Ok(Process::new(vec![name.to_owned()], self.keeper.attach(id, true).await?))
+    }
+
     pub(crate) async fn kill(&self, id: &str, signal: &str) -> Result<(), Failure> {
         self.keeper.kill(id, signal).await
+    }
+
+    pub(crate) async fn join_network(&self, id: &str, joined: &Attachment) -> Result<(), Failure> {
+        self.keeper.join_network(id, joined).await
+    }
+
+    pub(crate) async fn leave_network(&self, id: &str, key: &str) -> Result<(), Failure> {
+        self.keeper.leave_network(id, key).await
     }
 
     pub(crate) async fn exited(&self, id: &str) -> Result<Exit, Failure> {
         self.keeper.exit(id).await
     }
 
-    pub(crate) async fn logs(&self, id: &str) -> Result<Logs, Failure> {
-        let entries = self.keeper.logs(id, false, 0).await?;
-        let lines = entries.and_then(async |entry| log_line(entry)).try_collect().await?;
-        Ok(Logs { lines })
+    pub(crate) async fn logs(&self, id: &str, query: &LogQuery) -> Result<Logs, Failure> {
+        Ok(Logs { lines: self.follow(id, query).await?.try_collect().await? })
+    }
+
+    /// The lines of a log as they come.
+    pub(crate) async fn follow(
+        &self,
+        id: &str,
+        query: &LogQuery,
+    ) -> Result<BoxStream<'static, Result<LogLine, Failure>>, Failure> {
+        let entries = self.keeper.logs(id, query).await?;
+        Ok(entries.and_then(async |entry| log_line(entry)).boxed())
+    }
+
+    pub(crate) async fn usage(&self, id: &str) -> Result<Usage, Failure> {
+        self.keeper.usage(id).await
     }
 
     pub(crate) async fn exec(&self, id: &str, command: Exec) -> Result<ExecOutput, Failure> {
@@ -122,7 +184,7 @@ async fn hold(mut lease: Lease, void: Arc<AtomicBool>) {
 
 fn log_line(entry: LogEntry) -> Result<LogLine, Failure> {
     let time = SystemTime::UNIX_EPOCH + Duration::from_micros(entry.time_us);
-    Ok(LogLine { stream: entry.stream, time, bytes: decoded(&entry.bytes)? })
+    Ok(LogLine { stream: entry.stream, time, partial: entry.partial, bytes: decoded(&entry.bytes)? })
 }
 
 fn decoded(text: &str) -> Result<Vec<u8>, Failure> {
