@@ -18,15 +18,15 @@ use tokio::time::{Instant, timeout_at};
 const ROUNDS: u32 = 50;
 
 /// A program that starts containers, in sessions of its own.
-struct Target {
+pub(crate) struct Target {
     process: Child,
     lines: Lines<BufReader<ChildStdout>>,
     marker: String,
-    ids: Vec<String>,
+    pub(crate) ids: Vec<String>,
 }
 
 impl Target {
-    fn launch(place: &Path, mode: &[&str]) -> Self {
+    pub(crate) fn launch(place: &Path, mode: &[&str]) -> Self {
         Self::configure(place, mode, |_| {})
     }
 
@@ -44,13 +44,13 @@ impl Target {
     }
 
     /// Notes what it says until `moment`, or until it says nothing more.
-    async fn watch_until(&mut self, moment: Instant) {
+    pub(crate) async fn watch_until(&mut self, moment: Instant) {
         while let Ok(Ok(Some(line))) = timeout_at(moment, self.lines.next_line()).await {
             self.ids.extend(line.strip_prefix("ready ").map(str::to_owned));
         }
     }
 
-    async fn until_ready(&mut self) {
+    pub(crate) async fn until_ready(&mut self) {
         let line = self.lines.next_line().await.unwrap();
         match line.as_deref().and_then(|line| line.strip_prefix("ready ")) {
             Some(id) => self.ids.push(id.to_owned()),
@@ -58,7 +58,7 @@ impl Target {
         }
     }
 
-    async fn kill(&mut self) {
+    pub(crate) async fn kill(&mut self) {
         self.process.kill().await.unwrap();
     }
 
@@ -72,20 +72,20 @@ impl Target {
     }
 
     /// Waits until nothing of its containers is on the machine any more, and tells how long that took.
-    async fn is_gone(&self) -> Duration {
+    pub(crate) async fn is_gone(&self) -> Duration {
         let (marker, ids) = (self.marker.clone(), self.ids.clone());
         tokio::task::spawn_blocking(move || all_gone(&marker, &ids)).await.unwrap()
     }
 }
 
 /// The keeper of the one session beneath `place`, if there is one.
-async fn find_keeper(place: &Path) -> Option<Client> {
+pub(crate) async fn find_keeper(place: &Path) -> Option<Client> {
     let sessions = std::fs::read_dir(place.join("sessions")).ok()?.flatten();
     let mut sockets = sessions.map(|entry| entry.path().join("keeper.sock")).filter(|path| path.exists());
     Client::at(sockets.next()?).await.ok()
 }
 
-async fn keeper(place: &Path) -> Client {
+pub(crate) async fn keeper(place: &Path) -> Client {
     find_keeper(place).await.expect("a keeper")
 }
 
@@ -95,10 +95,10 @@ async fn kill_keeper(place: &Path) {
 }
 
 /// A generator good enough to choose moments, repeatable from its seed (Marsaglia's xorshift64).
-struct Dice(u64);
+pub(crate) struct Dice(pub(crate) u64);
 
 impl Dice {
-    fn throw(&mut self, below: u64) -> u64 {
+    pub(crate) fn throw(&mut self, below: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -106,7 +106,7 @@ impl Dice {
     }
 }
 
-fn seed() -> u64 {
+pub(crate) fn seed() -> u64 {
     let chosen = std::env::var("SHAKEDOWN_CHAOS_SEED").ok().and_then(|text| text.parse().ok());
     let clock = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().subsec_nanos();
     let seed = chosen.unwrap_or_else(|| u64::from(clock()));
@@ -119,9 +119,11 @@ fn seed() -> u64 {
 async fn killed_test_processes_leave_nothing() {
     let (place, mut dice) = (TempDir::new().unwrap(), Dice(seed()));
     let mut killed_with_containers = 0;
+    let longest =
+        time_of_a_start(place.path()).await.clamp(Duration::from_millis(500), Duration::from_secs(1)) * 3;
     for round in 0..ROUNDS {
         let mut target = Target::launch(place.path(), &[]);
-        let moment = Duration::from_millis(dice.throw(1500));
+        let moment = Duration::from_millis(dice.throw(longest.as_millis().try_into().unwrap()));
         target.watch_until(Instant::now() + moment).await;
         target.kill().await;
         killed_with_containers += usize::from(!target.ids.is_empty());
@@ -133,6 +135,17 @@ async fn killed_test_processes_leave_nothing() {
         no_container_is_known(place.path()).await;
     }
     assert!(killed_with_containers > 0, "no round got as far as a container");
+}
+
+/// How long a test process takes here and now until its first container is ready.
+async fn time_of_a_start(place: &Path) -> Duration {
+    let begin = Instant::now();
+    let mut target = Target::launch(place, &[]);
+    target.until_ready().await;
+    let taken = begin.elapsed();
+    target.kill().await;
+    target.is_gone().await;
+    taken
 }
 
 /// The keeper forgets the containers of a process that was killed, too.
@@ -198,7 +211,7 @@ async fn a_killed_launcher_ends_its_session() {
     assert_eq!(next.last_words().await, "");
 }
 
-fn child_of(parent: u32) -> Option<Pid> {
+pub(crate) fn child_of(parent: u32) -> Option<Pid> {
     let children = std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).ok()?;
     Pid::from_raw(children.split_ascii_whitespace().next()?.parse().ok()?)
 }

@@ -71,6 +71,20 @@ fn an_ended_container_becomes_an_image() -> shakedown::Result {
     Ok(())
 }
 
+/// What a test names instead of a container is found by the same rules: a build, too.
+#[test]
+fn a_build_is_pulled_and_tagged() -> shakedown::Result {
+    let name = Name::new("built");
+    let shop = tempfile::tempdir().unwrap();
+    fs::write(shop.path().join("Dockerfile"), "FROM busybox\nRUN echo 42 > /orders\n").unwrap();
+    let source = format!("build:{}", shop.path().display());
+    let id = images::pull(&source, PullPolicy::Missing).blocking()?;
+    assert!(id.starts_with("sha256:"), "{id}");
+    images::tag(&source, &name.0).blocking()?;
+    assert_eq!(said(&name.0, "cat /orders")?, "42\n");
+    Ok(())
+}
+
 /// Instructions that would need a build are refused before anything is made.
 #[test]
 fn a_wrong_change_is_told() -> shakedown::Result {

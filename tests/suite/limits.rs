@@ -1,6 +1,6 @@
 //! Limits that the kernel enforces.
 
-use crate::check::{assert_message, can, refused, said, sh};
+use crate::check::{assert_message, can, missing, refused, said, sh};
 use shakedown::FailureKind;
 use shakedown::prelude::*;
 
@@ -51,5 +51,101 @@ fn processors() {
         let used: f64 =
             seen.split_whitespace().map(|time| seconds(time).expect("a time such as 0m1.00s")).sum();
         assert!((0.2..1.4).contains(&used), "{used} s of processor time in 2 s: {seen}");
+    }
+}
+
+/// What a file of the container's control group says: the first of the paths that is there.
+fn group_file(paths: &[&str], declare: impl FnOnce(GenericContainer) -> GenericContainer) -> String {
+    let tries: Vec<String> =
+        paths.iter().map(|path| format!("cat /sys/fs/cgroup/{path} 2>/dev/null")).collect();
+    said(&tries.join(" || "), declare).trim().to_owned()
+}
+
+/// A container with the processors of a list sees so many.
+#[test]
+fn processors_by_number() {
+    if can("cpuset", || sh("nproc").cpuset_cpus("0")) {
+        assert_eq!(said("nproc", |c| c.cpuset_cpus("0")).trim(), "1");
+    }
+}
+
+/// Processors that the machine does not have are an error, not a container with others.
+#[test]
+fn processors_that_are_not_there() {
+    if missing("cpuset").is_none() {
+        let failure = refused(sh("nproc").cpuset_cpus("4095"));
+        assert!(failure.to_string().to_lowercase().contains("cpus"), "{failure}");
+    }
+}
+
+/// Shares are a weight against other containers.
+#[test]
+fn shares() {
+    if can("cpu limit", || sh("true").cpu_shares(512)) {
+        // How shares become a weight of version 2 differs between runtimes; half the shares are a smaller weight.
+        let weight =
+            group_file(&["cpu/cpu.shares", "cpu,cpuacct/cpu.shares", "cpu.weight"], |c| c.cpu_shares(512));
+        assert!(weight == "512" || weight.parse::<u64>().is_ok_and(|weight| weight < 100), "{weight}");
+    }
+}
+
+/// The value of the memory limit means no swap.
+#[test]
+fn swap() {
+    const LIMIT: u64 = 32 << 20;
+    if can("swap limit", || sh("true").memory(LIMIT).memory_swap(LIMIT)) {
+        let files = ["memory/memory.memsw.limit_in_bytes", "memory.swap.max"];
+        let both = group_file(&files, |c| c.memory(LIMIT).memory_swap(LIMIT));
+        assert!(both == LIMIT.to_string() || both == "0", "{both}");
+    }
+}
+
+/// A reservation is kept as declared.
+#[test]
+fn reservation() {
+    const KEPT: u64 = 8 << 20;
+    if can("memory limit", || sh("true").memory_reservation(KEPT)) {
+        let files = ["memory/memory.soft_limit_in_bytes", "memory.low"];
+        assert_eq!(group_file(&files, |c| c.memory_reservation(KEPT)), KEPT.to_string());
+    }
+}
+
+/// Weights of disks are set, or refused where no scheduler has them.
+#[test]
+fn disk_weight() {
+    if can("blkio weight", || sh("true").blkio_weight(100)) {
+        said("echo started", |c| c.blkio_weight(100));
+    }
+}
+
+/// What a container uses can be asked while it runs, with limits or without.
+#[test]
+fn usage() -> shakedown::Result {
+    let script = "sleep 3600 & i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; echo busy; exec sleep 3600";
+    let plain = sh(script).wait(Wait::log("busy")).start().blocking()?;
+    let used = plain.stats().blocking()?;
+    assert!(used.memory.is_some_and(|bytes| (1 << 12..1 << 30).contains(&bytes)), "{used:?}");
+    assert!(used.cpu_ns.is_some_and(|ns| ns > 0), "{used:?}");
+    assert_eq!(used.pids, Some(2), "{used:?}");
+    if missing("memory limit").is_none() && missing("pids limit").is_none() {
+        let limited = sh(script).memory(64 << 20).pids_limit(10).wait(Wait::log("busy"));
+        let used = limited.start().blocking()?.stats().blocking()?;
+        assert_eq!((used.memory_limit, used.pids_limit, used.pids), (Some(64 << 20), Some(10), Some(2)));
+        assert!(used.memory.is_some_and(|bytes| (1..64 << 20).contains(&bytes)), "{used:?}");
+    }
+    Ok(())
+}
+
+/// A container with limits sees its own control groups, and not those of the machine.
+#[test]
+fn only_its_own_groups_are_seen() {
+    if can("memory limit", || sh("true").memory(64 << 20)) {
+        let seen = group_file(&["memory/memory.limit_in_bytes", "memory.max"], |c| c.memory(64 << 20));
+        assert_eq!(seen, (64_u64 << 20).to_string());
+        let groups = said(
+            "find /sys/fs/cgroup/ -mindepth 2 -name cgroup.procs | grep -v '^/sys/fs/cgroup/[^/]*/cgroup.procs' || true",
+            |c| c.memory(64 << 20),
+        );
+        assert_eq!(groups, "", "groups below its own");
     }
 }

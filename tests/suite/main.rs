@@ -3,6 +3,7 @@
 //! No test asks which driver it is. What a driver cannot do here it declares as a missing capability; the test then
 //! prints the reason and checks that asking for it is a clear failure.
 
+mod attacks;
 mod build;
 mod build_steps;
 mod chaos;
@@ -21,8 +22,10 @@ mod options;
 mod outbound;
 mod ports;
 mod postgres;
+mod processes;
 mod reaping;
 mod redis;
 mod runtimes;
+mod soak;
 mod traces;
 mod waits;

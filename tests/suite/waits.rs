@@ -151,9 +151,8 @@ fn a_check_of_ones_own_that_fails() {
     let failure = never.start().blocking().unwrap_err();
     assert!(failure.to_string().contains("the shop is closed"), "{failure}");
 
-    let late = idle()
-        .timeout(Duration::from_millis(400))
-        .wait_for("good news", async |_| Err::<(), _>("still closed"));
+    let late =
+        idle().timeout(Duration::from_secs(2)).wait_for("good news", async |_| Err::<(), _>("still closed"));
     let failure = late.start().blocking().unwrap_err();
     assert_eq!(failure.kind, FailureKind::NotReady, "{failure}");
     assert!(failure.to_string().contains("still closed"), "{failure}");

@@ -1,0 +1,225 @@
+//! Ways out of a container that have worked with other runtimes: each is tried, and fails.
+//!
+//! What needs a race to be won, or the first instructions of a runtime, is tried in `isolation.rs` and in the tests of the
+//! runtime itself.
+
+use crate::check::{can, idle, said, sh};
+use shakedown::NetworkMode;
+use shakedown::prelude::*;
+use std::fs;
+
+/// A program that makes one system call with small arguments, and exits with its error number.
+#[cfg(target_arch = "x86_64")]
+mod program {
+    use super::{File, GenericContainer, said};
+    use shakedown::Configure;
+
+    fn mov(code: u8, value: u32) -> Vec<u8> {
+        std::iter::once(code).chain(value.to_le_bytes()).collect()
+    }
+
+    /// Of 64 bits.
+    fn wide(number: u32, arguments: [u32; 3]) -> Vec<u8> {
+        let [a, b, c] = arguments;
+        let moves = [mov(0xb8, number), mov(0xbf, a), mov(0xbe, b), mov(0xba, c)].concat();
+        // xor r10, r10; syscall; neg eax; mov edi, eax; mov eax, 60; syscall
+        let rest = [0x4d, 0x31, 0xd2, 0x0f, 0x05, 0xf7, 0xd8, 0x89, 0xc7, 0xb8, 60, 0, 0, 0, 0x0f, 0x05];
+        let code = [&moves[..], &rest[..]].concat();
+        let size = 120 + code.len() as u64;
+        let mut file = b"\x7fELF\x02\x01\x01".to_vec();
+        file.resize(16, 0);
+        file.extend([2, 0, 62, 0, 1, 0, 0, 0]);
+        for word in [0x40_0078_u64, 64, 0] {
+            file.extend(word.to_le_bytes());
+        }
+        file.extend([0, 0, 0, 0, 64, 0, 56, 0, 1, 0, 0, 0, 0, 0, 0, 0]);
+        file.extend([1, 0, 0, 0, 5, 0, 0, 0]);
+        for word in [0, 0x40_0000, 0x40_0000, size, size, 0x1000] {
+            file.extend(word.to_le_bytes());
+        }
+        file.extend(code);
+        file
+    }
+
+    /// Of 32 bits.
+    fn narrow(number: u32, arguments: [u32; 3]) -> Vec<u8> {
+        let [a, b, c] = arguments;
+        let moves = [mov(0xb8, number), mov(0xbb, a), mov(0xb9, b), mov(0xba, c)].concat();
+        // xor esi, esi; int 0x80; neg eax; mov ebx, eax; mov eax, 1; int 0x80
+        let rest = [0x31, 0xf6, 0xcd, 0x80, 0xf7, 0xd8, 0x89, 0xc3, 0xb8, 1, 0, 0, 0, 0xcd, 0x80];
+        let code = [&moves[..], &rest[..]].concat();
+        let size = 84 + code.len() as u32;
+        let mut file = b"\x7fELF\x01\x01\x01".to_vec();
+        file.resize(16, 0);
+        file.extend([2, 0, 3, 0, 1, 0, 0, 0]);
+        for word in [0x0804_8054_u32, 52, 0, 0] {
+            file.extend(word.to_le_bytes());
+        }
+        file.extend([52, 0, 32, 0, 1, 0, 0, 0, 0, 0, 0, 0]);
+        for word in [1, 0, 0x0804_8000, 0x0804_8000, size, size, 5, 0x1000] {
+            file.extend(word.to_le_bytes());
+        }
+        file.extend(code);
+        file
+    }
+
+    /// The error numbers that these calls get, in one container.
+    #[track_caller]
+    fn errors(programs: Vec<Vec<u8>>) -> Vec<i32> {
+        let declare = |mut container: GenericContainer| {
+            for (number, program) in programs.into_iter().enumerate() {
+                container = container.copy(File::bytes(format!("/try/{number:03}"), program).mode(0o755));
+            }
+            container
+        };
+        let seen = said("for each in /try/*; do $each; echo $?; done", declare);
+        seen.lines().map(|line| line.parse().unwrap_or(-1)).collect()
+    }
+
+    /// Calls that reach past the container, or have let programs out of one, are refused.
+    #[test]
+    fn dangerous_calls_are_refused() {
+        let new_user = 0x1000_0000;
+        let calls: [(&str, u32, [u32; 3]); 9] = [
+            ("add_key", 248, [0, 0, 0]),
+            ("request_key", 249, [0, 0, 0]),
+            ("keyctl", 250, [0, 0, 0]),
+            ("unshare(CLONE_NEWUSER)", 272, [new_user, 0, 0]),
+            ("open_by_handle_at", 304, [0, 0, 0]),
+            ("bpf", 321, [0, 0, 0]),
+            ("kexec_load", 246, [0, 0, 0]),
+            ("init_module", 175, [0, 0, 0]),
+            ("mount", 165, [0, 0, 0]),
+        ];
+        let seen = errors(calls.iter().map(|(_, number, arguments)| wide(*number, *arguments)).collect());
+        for ((name, ..), error) in calls.iter().zip(&seen) {
+            assert_eq!(*error, 1, "{name} was not refused with EPERM: {seen:?}");
+        }
+        assert_eq!(seen.len(), calls.len());
+    }
+
+    /// A program of 32 bits runs, and its calls are no way round.
+    #[test]
+    fn programs_of_32_bits_run_confined() {
+        // getpid, mount, unshare(CLONE_NEWUSER), keyctl
+        let calls = [(20, [0; 3]), (21, [0; 3]), (310, [0x1000_0000, 0, 0]), (288, [0; 3])];
+        let seen = errors(calls.into_iter().map(|(number, arguments)| narrow(number, arguments)).collect());
+        let [pid, refused @ ..] = &seen[..] else { panic!("{seen:?}") };
+        // A process id, negated and cut to eight bits.
+        assert!(*pid > 128 && *pid != 126 && *pid != 159, "a program of 32 bits does not run: {seen:?}");
+        assert_eq!(refused, [1, 1, 1]);
+    }
+}
+
+/// Who may mount could make file systems on which device nodes are alive: the devices are out of reach all the same.
+#[test]
+fn mounting_brings_no_device_to_life() {
+    // 10:237 is /dev/loop-control. Where mounting is refused altogether, nothing is left to try.
+    let script = "mount -t tmpfs none /mnt 2>/dev/null || { echo refused; exit; }; \
+        { mknod /mnt/n c 10 237 && : < /mnt/n; } 2>&1 | grep -q 'not permitted' && echo refused";
+    assert_eq!(said(script, |c| c.cap_add("SYS_ADMIN")), "refused\n");
+    let script = "mount -o remount,dev,rw / 2>/dev/null; \
+        { mknod /n c 10 237 && : < /n; } 2>&1 | grep -q 'not permitted' && echo refused";
+    assert_eq!(said(script, |c| c.cap_add("SYS_ADMIN")), "refused\n");
+}
+
+/// A mount whose target leads through a link of the container makes nothing on the host (CVE-2021-30465,
+/// CVE-2024-45310).
+#[test]
+fn mounts_through_links_stay_inside() -> shakedown::Result {
+    let (place, canary) = (tempfile::tempdir()?, tempfile::tempdir()?);
+    std::os::unix::fs::symlink(canary.path(), place.path().join("out"))?;
+    let mounted = sh("exec sleep 3600")
+        .mount(Mount::bind(place.path().display().to_string(), "/data"))
+        .mount(Mount::tmpfs("/data/out/deep"))
+        .start()
+        .blocking();
+    assert_eq!(fs::read_dir(canary.path())?.count(), 0, "something was made on the host");
+    drop(mounted);
+    Ok(())
+}
+
+/// A link in the container does not lead a copy to the host, neither in nor out (CVE-2018-15664, CVE-2019-14271).
+#[test]
+fn copies_through_links_stay_inside() -> shakedown::Result {
+    let canary = tempfile::tempdir()?;
+    fs::write(canary.path().join("secret"), "of the host")?;
+    let place = canary.path().display().to_string();
+    let container = idle().start().blocking()?;
+    container.exec(["ln", "-s", &place, "/out"]).blocking()?.success()?;
+    let _ = container.copy_in(File::bytes("/out/x", "from the test")).blocking();
+    assert!(!canary.path().join("x").exists(), "a copy was made on the host");
+    let read = container.read_file("/out/secret").blocking();
+    assert!(read.is_err(), "a file of the host was read: {read:?}");
+    Ok(())
+}
+
+/// A `/dev` whose `null` is another file does not put that in the place of what is masked (CVE-2025-31133), and one that
+/// is a link does not lead what is mounted there to the host.
+#[test]
+fn a_false_null_unmasks_nothing() -> shakedown::Result {
+    let place = tempfile::tempdir()?;
+    std::os::unix::fs::symlink("/etc/passwd", place.path().join("null"))?;
+    let declared = sh("cat /proc/keys /proc/timer_list; exec sleep 3600")
+        .mount(Mount::bind(place.path().display().to_string(), "/dev"));
+    if let Some(reason) = crate::check::missing("masks with a mounted /dev") {
+        crate::check::say(&format!("not tried: {reason}"));
+        return Ok(());
+    }
+    // Either it does not start, or what is masked stays empty.
+    if let Ok(running) = declared.start().blocking() {
+        let seen = running.logs().blocking()?.stdout();
+        assert!(!seen.contains("root:"), "what is masked shows another file:\n{seen}");
+    }
+    Ok(())
+}
+
+/// Neither the first process nor a further one has inheritable capabilities (CVE-2022-24769, CVE-2022-29162), and a user
+/// has no groups but its own (CVE-2022-36109).
+#[test]
+fn no_privilege_is_inherited() -> shakedown::Result {
+    let script = "grep -e CapInh -e CapAmb /proc/self/status | tr -cd '0-9\n'";
+    let none = "0000000000000000\n0000000000000000\n";
+    assert_eq!(said(script, |c| c), none);
+    let container = idle().start().blocking()?;
+    assert_eq!(container.exec(["sh", "-c", script]).blocking()?.success()?.stdout(), none);
+    assert_eq!(said("id -G", |c| c.user("1000:1000")), "1000\n");
+    Ok(())
+}
+
+/// The control groups of the machine can be looked at, and not written to (CVE-2022-0492, CVE-2023-25809).
+#[test]
+fn control_groups_are_out_of_reach() {
+    // Where there are several hierarchies, what they are mounted in is the container's own.
+    let script = "[ -e /sys/fs/cgroup/cgroup.procs ] && least=0 || least=1; \
+        find /sys/fs/cgroup -mindepth $least -maxdepth 2 -type d | while read d; do mkdir $d/escape 2>/dev/null && echo $d; done; \
+        find /sys/fs/cgroup -maxdepth 2 -name release_agent | while read f; do (echo x > $f) 2>/dev/null && echo $f; done; \
+        unshare -r -m true 2>/dev/null && echo unshared; echo end";
+    assert_eq!(said(script, |c| c), "end\n");
+    let limited = |c: GenericContainer| c.memory(64 << 20);
+    if can("memory limit", || limited(idle())) {
+        assert_eq!(said(script, limited), "end\n");
+    }
+}
+
+/// What runs containers has no socket that one with the host's network could connect to (CVE-2020-15257).
+#[test]
+fn there_are_no_abstract_sockets_of_ours() {
+    // Where containers have no host network, the machine's own table is what it would see.
+    let seen = match crate::check::missing("host network") {
+        None => said("cat /proc/net/unix", |c| c.network_mode(NetworkMode::Host)),
+        Some(_) => fs::read_to_string("/proc/net/unix").unwrap_or_default(),
+    };
+    let ours = seen.lines().filter(|line| line.contains('@') && line.contains("shakedown")).count();
+    assert_eq!(ours, 0, "{seen}");
+}
+
+/// What changes the machine through /proc and /sys cannot be written to.
+#[test]
+fn switches_of_the_machine_are_out_of_reach() {
+    let script = "for f in /proc/sysrq-trigger /proc/sys/kernel/core_pattern /proc/sys/kernel/modprobe \
+        /proc/irq/default_smp_affinity /sys/kernel/uevent_helper /sys/power/state; do \
+        (echo x > $f) 2>/dev/null && echo $f; done; ls /sys/devices/virtual/powercap 2>/dev/null | wc -l; \
+        ls -d /sys/devices/system/cpu/cpu*/thermal_throttle/* 2>/dev/null | wc -l; wc -c < /proc/interrupts 2>/dev/null || echo 0";
+    assert!(said(script, |c| c).starts_with("0\n"));
+}
