@@ -15,6 +15,7 @@
 mod answer;
 mod bundle;
 mod engines;
+mod load;
 mod plan;
 mod pulled;
 mod results;

@@ -12,20 +12,45 @@ use crate::say;
 use crate::worker::{Place, Worker};
 
 /// What is run: the name in results, and how often unless said otherwise.
-const WORK: &[(&str, usize)] = &[("true", 40), ("redis", 15), ("postgres", 7), ("pull", 5), ("cold", 5)];
+const WORK: &[(&str, usize)] = &[
+    ("true", 40),
+    ("at-once", 5),
+    ("redis", 15),
+    ("postgres", 7),
+    ("port-ping", 7),
+    ("port-connect", 7),
+    ("port-many", 7),
+    ("port-bulk", 7),
+    ("pull", 5),
+    ("cold", 5),
+];
 
 /// Answers that are not counted: the first makes sessions, unpacks layers, fills caches.
 const WARM_UP: usize = 2;
 
+/// What is done through a published port.
+const PORTS: &[&str] = &["port-ping", "port-connect", "port-many", "port-bulk"];
+/// What is measured of Shakedown's own runtime.
+const OURS: &[&str] =
+    &["true", "at-once", "redis", "postgres", "port-ping", "port-connect", "port-many", "port-bulk"];
+
 /// The engines of a row's name; what they are asked to do; the process that does it.
 const ENGINES: &[(&str, &[&str], &str, Place)] = &[
-    ("native.root", &["true", "redis", "postgres"], "native", Place::Here),
-    ("native.user", &["true", "redis", "postgres"], "native", Place::User),
-    ("crun", &["true"], "crun", Place::WithoutUnifiedCgroups),
+    ("native.root", OURS, "native", Place::Here),
+    ("native.user", OURS, "native", Place::User),
+    ("crun", &["true", "at-once"], "crun", Place::WithoutUnifiedCgroups),
     ("runc", &["true"], "runc", Place::Here),
+    // What the kernel takes for namespaces and a program, and for a connection without anything in between.
+    ("bare", &["true"], "bare", Place::Here),
+    ("loopback", PORTS, "loopback", Place::Here),
     // The daemon's own API, and Shakedown's driver for it: the two differ by what a test needs besides.
-    ("docker", &["true"], "engine", Place::Here),
-    ("docker", &["redis", "postgres"], "docker", Place::Here),
+    ("docker", &["true", "at-once"], "engine", Place::Here),
+    (
+        "docker",
+        &["redis", "postgres", "port-ping", "port-connect", "port-many", "port-bulk"],
+        "docker",
+        Place::Here,
+    ),
     ("testcontainers", &["redis", "postgres"], "testcontainers", Place::Here),
     ("native.root", &["pull", "cold"], "pull", Place::Here),
     ("docker", &["pull", "cold"], "docker-pull", Place::Here),
@@ -179,9 +204,15 @@ mod tests {
     #[test]
     fn rows_have_the_agreed_names() {
         let names: Vec<String> = planned(&Options::default()).into_iter().map(|row| row.name).collect();
-        let expected = "true.native.root true.native.user true.crun true.runc true.docker \
+        let expected = "true.native.root true.native.user true.crun true.runc true.bare true.docker \
+                        at-once.native.root at-once.native.user at-once.crun at-once.docker \
                         redis.native.root redis.native.user redis.docker redis.testcontainers \
                         postgres.native.root postgres.native.user postgres.docker postgres.testcontainers \
+                        port-ping.native.root port-ping.native.user port-ping.loopback port-ping.docker \
+                        port-connect.native.root port-connect.native.user port-connect.loopback \
+                        port-connect.docker port-many.native.root port-many.native.user port-many.loopback \
+                        port-many.docker port-bulk.native.root port-bulk.native.user port-bulk.loopback \
+                        port-bulk.docker \
                         pull.native.root pull.docker pull.podman pull.skopeo-umoci \
                         cold.native.root cold.docker cold.podman";
         assert_eq!(names.join(" "), expected);

@@ -6,10 +6,19 @@ use serde_json::{Value, json};
 
 /// What is compared: a row, what it is measured against, and the largest ratio that was wanted.
 const TARGETS: &[(&str, &str, f64)] = &[
-    ("true.native.root", "true.crun", 1.0 / 2.0),
+    ("true.native.root", "true.crun", 1.0 / 3.0),
+    ("true.native.root", "true.runc", 1.0 / 7.0),
+    ("true.native.root", "true.bare", 2.5),
     ("true.native.root", "true.docker", 1.0 / 30.0),
+    ("true.native.user", "true.native.root", 1.5),
     ("true.native.user", "true.crun", 1.0 / 2.0),
     ("true.native.user", "true.docker", 1.0 / 30.0),
+    ("at-once.native.root", "at-once.crun", 1.0 / 2.0),
+    ("at-once.native.root", "at-once.docker", 1.0 / 30.0),
+    ("port-ping.native.root", "port-ping.loopback", 2.0),
+    ("port-ping.native.root", "port-ping.docker", 1.0),
+    ("port-many.native.root", "port-many.docker", 1.0),
+    ("port-bulk.native.root", "port-bulk.docker", 1.0),
     ("redis.native.root", "redis.testcontainers", 1.0 / 5.0),
     ("redis.native.user", "redis.testcontainers", 1.0 / 5.0),
     ("pull.native.root", "pull.docker", 1.0),
@@ -83,7 +92,7 @@ impl Results {
         let mut text = format!("{:<26} {:>4} {:>11} {:>10}  times\n", "", "n", "median ms", "min ms");
         for row in rows {
             let work = row.name.split('.').next().unwrap_or_default();
-            let peers = ["crun", "docker", "podman", "skopeo-umoci", "testcontainers"]
+            let peers = ["bare", "loopback", "crun", "docker", "podman", "skopeo-umoci", "testcontainers"]
                 .map(|peer| format!("{work}.{peer}"));
             let ratios = peers.iter().filter(|peer| **peer != row.name).filter_map(|peer| {
                 Some(format!("{:.3} of {}", row.median_ms / of(peer)?, peer.split('.').next_back()?))

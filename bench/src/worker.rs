@@ -119,6 +119,9 @@ pub(crate) fn serve(args: &[String]) -> Result<()> {
         program: program.into(),
         pulled: pulled.clone(),
     };
+    if engine == "bare" {
+        return engines::bare(Path::new(bundle));
+    }
     let runtime = runtime()?;
     let mut engine = runtime.block_on(engines::open(engine, &orders))?;
     for line in std::io::stdin().lines() {
@@ -142,11 +145,11 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
     Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?)
 }
 
-fn millis(took: Duration) -> String {
+pub(crate) fn millis(took: Duration) -> String {
     format!("{:.4}", took.as_secs_f64() * 1000.0)
 }
 
 #[expect(clippy::print_stdout, reason = "the answer of a worker is a line on its standard output")]
-fn answer(line: &str) {
+pub(crate) fn answer(line: &str) {
     println!("{line}");
 }

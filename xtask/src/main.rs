@@ -16,6 +16,8 @@ mod demo;
 mod images;
 mod judge;
 mod leaks;
+mod soak;
+mod vm;
 
 mod machine;
 
@@ -32,6 +34,8 @@ const TASKS: &[(&str, &str)] = &[
     ("images", "build the container images of the tests from Debian packages (target/images)"),
     ("judge", "unpack hostile images with Shakedown, umoci, Podman and containerd, and compare"),
     ("leaks", "list what of Shakedown is on this machine now; exit 1 if anything is"),
+    ("soak", "start a thousand containers, kill a thousand processes at random, show that nothing is left"),
+    ("vm", "the suite in a virtual machine with another kernel and cgroup v2 alone; slow, not in CI"),
     ("bench", "measure beside crun, runc, Docker and testcontainers"),
 ];
 
@@ -69,6 +73,8 @@ fn run(root: &Path, args: &[String]) -> Result<()> {
         "images" => images::run(root, rest),
         "judge" => judge::run(root, rest),
         "leaks" => leaks::run(root, rest),
+        "soak" => soak::run(root, rest),
+        "vm" => vm::run(root, rest),
         "bench" => bench::run(root, rest),
         "help" | "-h" | "--help" => {
             println!("{}", usage());

@@ -1,11 +1,13 @@
 //! The engines: one file each, with the same two operations.
 
+mod bare;
 mod engine;
 mod native;
 mod oci;
 mod puller;
 mod testcontainers;
 
+pub(crate) use self::bare::serve as bare;
 pub(crate) use self::native::once;
 
 use std::time::Duration;
@@ -15,9 +17,12 @@ use anyhow::{Result, bail};
 use self::puller::Program;
 use crate::worker::Orders;
 
+/// How many containers are started at once.
+pub(crate) const AT_ONCE: u32 = 200;
+
 /// What a worker measures.
 pub(crate) enum AnyEngine {
-    Shakedown(native::Shakedown),
+    Shakedown(Box<native::Shakedown>),
     Oci(oci::Oci),
     DockerEngine(engine::DockerEngine),
     Testcontainers(testcontainers::Testcontainers),
@@ -37,7 +42,8 @@ pub(crate) trait Engine {
 pub(crate) async fn open(name: &str, orders: &Orders) -> Result<AnyEngine> {
     Ok(match name {
         // The variable that chooses the driver is set by whoever starts the worker.
-        "native" | "docker" => AnyEngine::Shakedown(native::Shakedown::new(orders)),
+        "native" | "docker" => AnyEngine::Shakedown(Box::new(native::Shakedown::new(orders, false))),
+        "loopback" => AnyEngine::Shakedown(Box::new(native::Shakedown::new(orders, true))),
         "crun" | "runc" => AnyEngine::Oci(oci::Oci::new(name, orders)),
         "engine" => AnyEngine::DockerEngine(engine::DockerEngine::open(orders).await?),
         "testcontainers" => AnyEngine::Testcontainers(testcontainers::Testcontainers::open(orders).await?),
