@@ -28,9 +28,19 @@ pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
     places.map(|place| place.join(name)).find(is_executable)
 }
 
-/// cargo, the one that runs this task.
+/// cargo, the one that runs this task, as a person would call it.
+///
+/// What `cargo run` says of the package of this task would make build scripts that look at it run again, `ring`'s among
+/// them, and build half the workspace anew after every other call.
 pub(crate) fn cargo() -> Command {
-    Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let of_package = |name: &str| {
+        name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") || name.starts_with("CARGO_BIN_")
+    };
+    for (name, _) in env::vars_os().filter(|(name, _)| name.to_str().is_some_and(of_package)) {
+        command.env_remove(name);
+    }
+    command
 }
 
 /// Where cargo puts what it builds.
