@@ -1,6 +1,7 @@
 //! The image that is pulled: 150 MB in five layers of different sizes, as an application on a runtime on a distribution
 //! has them, in a registry on loopback.
 
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
@@ -117,7 +118,8 @@ fn write(layout: &Path, images: &Path) -> Result<()> {
 /// The layers' archives: first all of busybox, so that there is a program to run, then files until each is full. If the
 /// sources have too few, they come again under other names.
 fn archives(images: &Path) -> Result<Vec<Vec<u8>>> {
-    let mut filling = Filling { full: Vec::new(), builder: tar::Builder::new(Vec::new()) };
+    let builder = tar::Builder::new(Vec::new());
+    let mut filling = Filling { full: Vec::new(), builder, known: HashSet::new() };
     filling.append(&images.join("busybox"), "")?;
     for round in 0..100 {
         for source in SOURCES {
@@ -134,6 +136,8 @@ fn archives(images: &Path) -> Result<Vec<Vec<u8>>> {
 struct Filling {
     full: Vec<Vec<u8>>,
     builder: tar::Builder<Vec<u8>>,
+    /// The paths in it: Docker and Podman take no archive with one twice.
+    known: HashSet<String>,
 }
 
 impl Filling {
@@ -146,6 +150,7 @@ impl Filling {
                 if self.builder.get_ref().len() >= *most {
                     let builder = std::mem::replace(&mut self.builder, tar::Builder::new(Vec::new()));
                     self.full.push(builder.into_inner()?);
+                    self.known.clear();
                 }
             }
         }
@@ -154,8 +159,16 @@ impl Filling {
 
     fn append_entry(&mut self, mut entry: tar::Entry<'_, impl std::io::Read>, prefix: &str) -> Result<()> {
         let mut header = entry.header().clone();
-        let path = format!("{prefix}{}", entry.path()?.display());
+        let below = |path: &Path| format!("{prefix}{}", path.strip_prefix(".").unwrap_or(path).display());
+        let path = below(&entry.path()?);
+        let name = path.trim_end_matches('/');
+        if name.is_empty() || !self.known.insert(name.to_owned()) {
+            return Ok(());
+        }
         if let Some(link) = entry.link_name()?.map(std::borrow::Cow::into_owned) {
+            // A symbolic link says where from its own place on, a hard link where in the image.
+            let hard = header.entry_type() == tar::EntryType::Link;
+            let link = if hard { below(&link).into() } else { link };
             self.builder.append_link(&mut header, &path, link)?;
             return Ok(());
         }

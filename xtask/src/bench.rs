@@ -3,13 +3,16 @@
 //! ```text
 //! packages ──► user ──► images ──► build ──► dockerd ──► shakedown-bench ──► results
 //! ```
-//! The program is built as a release, and run from a place that the ordinary user can read as well.
+//! The program is built as a release, and run from a place that the ordinary user can read as well. What it and the
+//! engines write is in memory: neither the disk is measured, nor what its file system remembers of the files that another
+//! engine has just removed.
 
 use std::env;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
+use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
 
 use crate::Silent;
 use crate::machine::dockerd::Dockerd;
@@ -57,6 +60,7 @@ pub(crate) fn run(root: &Path, args: &[String]) -> Result<()> {
         bail!("shakedown-bench could not be built");
     }
 
+    into_memory().context("cannot mount a tmpfs on /var/tmp")?;
     let stage = Stage::new(root, &root.join("target/images"))?;
     let program = target_directory(root).join("release/shakedown-bench");
     let program = stage.copy(&program, Path::new("target/bin/shakedown-bench"))?;
@@ -78,6 +82,15 @@ pub(crate) fn run(root: &Path, args: &[String]) -> Result<()> {
     let status = command.current_dir(stage.path()).status().context("cannot start shakedown-bench")?;
     drop(docker);
     if status.success() { Ok(()) } else { Err(Silent.into()) }
+}
+
+/// From here on, `/var/tmp` is in memory for this process and those that it starts, and is gone with them.
+fn into_memory() -> Result<()> {
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS)?;
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+    // Pulls fill it with some hundreds of megabytes at a time, of four engines.
+    mount("tmpfs", "/var/tmp", "tmpfs", MountFlags::empty(), c"mode=1777,size=75%")?;
+    Ok(())
 }
 
 /// Refuses what `shakedown-bench` would refuse after everything has been built.

@@ -73,7 +73,15 @@ impl Puller {
             }
             Program::Docker => done(&mut self.docker(&["run", "--rm", "--quiet", image])).await?,
             Program::Podman => {
-                let words = ["run", "--rm", "--quiet", "--tls-verify=false", "--cgroups=disabled", image];
+                let words = [
+                    "run",
+                    "--rm",
+                    "--quiet",
+                    "--tls-verify=false",
+                    "--cgroups=disabled",
+                    "--ulimit=host",
+                    image,
+                ];
                 done(&mut podman(place, &words)).await?;
             }
             Program::Skopeo => bail!("umoci runs nothing"),
