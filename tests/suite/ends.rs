@@ -46,7 +46,7 @@ fn a_signal_is_sent() -> shakedown::Result {
 /// Exit codes and signals are told apart, to every caller the same.
 #[test]
 fn exits_are_told() -> shakedown::Result {
-    let container = sh("sleep 0.2; exit 42").start().blocking()?;
+    let container = sh("exit 42").wait(Wait::exit_code(42)).start().blocking()?;
     let (one, two) = container.exited().and(container.exited()).blocking()?;
     assert_eq!((one.code, one.signal, one), (42, None, two));
     let killed = idle().start().blocking()?;

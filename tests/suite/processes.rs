@@ -299,7 +299,7 @@ fn an_init_reaps_and_forwards() -> shakedown::Result {
 /// The end of the program by a signal is told as such, and processes it leaves behind end with it.
 #[test]
 fn an_init_tells_how_the_program_ended() -> shakedown::Result {
-    let killed = sh("sleep 3600 & kill -9 $$").init(true).start().blocking()?;
+    let killed = sh("sleep 3600 & kill -9 $$").init(true).wait(Wait::exit_code(137)).start().blocking()?;
     let exit = killed.exited().blocking()?;
     assert_eq!((exit.code, exit.signal), (137, Some(9)));
     // Docker's init is started all the same, and ends with the code of shells.
