@@ -29,6 +29,6 @@ pub use handle::Launcher;
 pub(crate) use handle::{Child, Handle, receiving_pipe, sending_pipe};
 pub(crate) use identity::Identity;
 pub(crate) use protocol::{Connection, Job, Joining, Part, PartKind, Reply, Request, Target, WrittenFile};
-pub(crate) use serve::receive_message;
+pub(crate) use serve::{receive_message, send_message};
 pub use start::launcher_main;
 pub(crate) use unpack::MappedUnpacker;

@@ -99,7 +99,7 @@ pub(crate) fn receive_message(
 }
 
 /// Sends one message with descriptors beside it.
-pub(super) fn send_message(
+pub(crate) fn send_message(
     socket: BorrowedFd<'_>,
     bytes: &[u8],
     beside: &[BorrowedFd<'_>],

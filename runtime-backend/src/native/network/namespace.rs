@@ -2,6 +2,7 @@
 
 use super::addresses::{Address, HOST, LONE, PREFIX_V6, Plan, RESOLVER, Subnet};
 use super::divert::{Exits, Place, accept, divert};
+use super::maker::Maker;
 use super::netlink::{LOOPBACK, Netlink};
 use crate::native::launch::{Trouble, Trying};
 use crate::native::launcher::Joining;
@@ -22,8 +23,10 @@ pub(crate) struct Networks {
     bridges: BTreeMap<String, Bridge>,
     made: u16,
     interfaces: u32,
-    /// A namespace made while there was nothing else to do, for the next container.
+    /// A namespace that was made ahead of time, for the next container.
     spare: Option<Prepared>,
+    /// Who makes them, from the first time there was nothing else to do.
+    maker: Option<Maker>,
     /// What the last container asked for, and the next one probably will.
     usual: Kind,
     /// Whether what leaves the bridges' namespace is diverted.
@@ -32,22 +35,42 @@ pub(crate) struct Networks {
 
 /// A container's namespace before anything of the container is in it.
 #[derive(Debug)]
-struct Prepared {
-    namespace: OwnedFd,
-    kind: Kind,
+pub(super) struct Prepared {
+    pub(super) namespace: OwnedFd,
+    pub(super) kind: Kind,
     /// Where its way out leads, or where it asks for names, if that is in there.
-    sockets: Vec<OwnedFd>,
+    pub(super) sockets: Vec<OwnedFd>,
+}
+
+impl Prepared {
+    /// The namespace, then the sockets.
+    pub(super) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        [&self.namespace].into_iter().chain(&self.sockets).map(AsFd::as_fd)
+    }
 }
 
 /// What a container's namespace is made for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+pub(super) enum Kind {
     /// A container on no network that may reach the outside: its way out begins in its own namespace.
     AloneWithExit,
     /// A container on networks: it asks for names in there, and its way out begins behind a bridge.
     WithResolver,
     /// Any other: it is alone for good, or answers for names itself.
     Plain,
+}
+
+impl Kind {
+    const ALL: [Self; 3] = [Self::AloneWithExit, Self::WithResolver, Self::Plain];
+
+    /// As the maker is told.
+    pub(super) fn number(self) -> u8 {
+        self as u8
+    }
+
+    pub(super) fn from_number(number: u8) -> Option<Self> {
+        Self::ALL.get(usize::from(number)).copied()
+    }
 }
 
 #[derive(Debug)]
@@ -105,6 +128,7 @@ impl Networks {
             made: 0,
             interfaces: 0,
             spare: None,
+            maker: None,
             usual: Kind::AloneWithExit,
             diverted: false,
         })
@@ -117,7 +141,7 @@ impl Networks {
 
     /// Whether what leaves a namespace can be diverted here. What this makes is for the first container.
     pub(crate) fn try_exit(&mut self) -> Result<(), Trouble> {
-        self.spare = Some(self.new_namespace(Kind::AloneWithExit)?);
+        self.spare = Some(new_namespace(self.home(), Kind::AloneWithExit)?);
         Ok(())
     }
 
@@ -191,9 +215,13 @@ impl Networks {
             _ => Kind::Plain,
         };
         self.usual = kind;
-        let Prepared { namespace, sockets, .. } = match self.spare.take_if(|spare| spare.kind == kind) {
+        self.take_made();
+        let ready = self.spare.take_if(|spare| spare.kind == kind);
+        // For the next one, while this one is set up: of many that are started at once, every other is made beside.
+        self.ask_maker();
+        let Prepared { namespace, sockets, .. } = match ready {
             Some(ready) => ready,
-            None => self.new_namespace(kind)?,
+            None => new_namespace(self.home(), kind)?,
         };
         let diverted = kind == Kind::AloneWithExit;
         let mut network = ContainerNetwork { namespace, diverted, joined: Vec::new(), way_out: None };
@@ -288,11 +316,31 @@ impl Networks {
         self.bridges.get(key).is_some_and(|bridge| !bridge.internal)
     }
 
-    /// Makes a namespace ahead of time. Called when there is nothing else to do.
+    /// Sees to it that a namespace is ready for the next container. Called when there is nothing else to do.
     pub(crate) fn stock_up(&mut self) {
+        if self.maker.is_none() {
+            // Without one, each container's namespace is made when it is needed.
+            self.maker = Maker::start(self.home()).ok();
+        }
+        self.take_made();
         if self.spare.as_ref().map(|spare| spare.kind) != Some(self.usual) {
-            // A failure comes up again when a container needs the namespace, and is told then.
-            self.spare = self.new_namespace(self.usual).ok();
+            self.spare = None;
+            self.ask_maker();
+        }
+    }
+
+    fn ask_maker(&mut self) {
+        let usual = self.usual;
+        if self.maker.as_mut().is_some_and(|maker| maker.ask(usual).is_err()) {
+            self.maker = None;
+        }
+    }
+
+    fn take_made(&mut self) {
+        match self.maker.as_mut().map(Maker::take) {
+            Some(Ok(Some(made))) => self.spare = Some(made),
+            Some(Ok(None)) | None => {}
+            Some(Err(_)) => self.maker = None,
         }
     }
 
@@ -354,30 +402,6 @@ impl Networks {
         Ok(())
     }
 
-    fn new_namespace(&self, kind: Kind) -> Result<Prepared, Trouble> {
-        let doing = || "make a network namespace".to_owned();
-        sys::unshare_network().call(|| "unshare(CLONE_NEWNET)".to_owned()).trying(doing)?;
-        let made = current().and_then(|namespace| {
-            let netlink = Netlink::open()?;
-            netlink.up(LOOPBACK)?;
-            // Docker lets every user of a container bind low ports. Where it cannot be set, root still can.
-            let _ = std::fs::write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0");
-            let _ = std::fs::write("/proc/sys/net/ipv4/ping_group_range", "0 2147483647");
-            let sockets = match kind {
-                Kind::Plain => Vec::new(),
-                Kind::WithResolver => resolver_sockets()?,
-                Kind::AloneWithExit => {
-                    // Before the routes that name it as their source.
-                    netlink.add_address(LOOPBACK, LONE.into(), 32)?;
-                    divert(Place::Alone)?.into()
-                }
-            };
-            Ok(Prepared { namespace, kind, sockets })
-        });
-        self.go_home().trying(doing)?;
-        made.trying(doing)
-    }
-
     fn inside(
         &self,
         namespace: &OwnedFd,
@@ -400,6 +424,31 @@ impl Networks {
     fn go_home(&self) -> Result<(), CallError> {
         enter(self.home.as_fd())
     }
+}
+
+/// Makes a namespace, and returns to `home`.
+pub(super) fn new_namespace(home: BorrowedFd<'_>, kind: Kind) -> Result<Prepared, Trouble> {
+    let doing = || "make a network namespace".to_owned();
+    sys::unshare_network().call(|| "unshare(CLONE_NEWNET)".to_owned()).trying(doing)?;
+    let made = current().and_then(|namespace| {
+        let netlink = Netlink::open()?;
+        netlink.up(LOOPBACK)?;
+        // Docker lets every user of a container bind low ports. Where it cannot be set, root still can.
+        let _ = std::fs::write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0");
+        let _ = std::fs::write("/proc/sys/net/ipv4/ping_group_range", "0 2147483647");
+        let sockets = match kind {
+            Kind::Plain => Vec::new(),
+            Kind::WithResolver => resolver_sockets()?,
+            Kind::AloneWithExit => {
+                // Before the routes that name it as their source.
+                netlink.add_address(LOOPBACK, LONE.into(), 32)?;
+                divert(Place::Alone)?.into()
+            }
+        };
+        Ok(Prepared { namespace, kind, sockets })
+    });
+    enter(home).trying(doing)?;
+    made.trying(doing)
 }
 
 /// A socket in the current network namespace.
