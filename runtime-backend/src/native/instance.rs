@@ -1,9 +1,7 @@
 //! One container of the native driver, as the keeper knows it.
 
-use super::cgroup::Cgroup;
-use super::devices::DeviceGroup;
+use super::cgroup::{Cgroup, Freezing};
 use super::driver::Extras;
-use super::freezer::Group;
 use super::launcher::Child;
 use super::network::addresses::Address;
 use super::network::gateway::Gateway;
@@ -38,7 +36,7 @@ pub(crate) struct Instance {
     state: Mutex<State>,
     exit: watch::Sender<Option<Exit>>,
     /// Its group for pausing, from the first pause on. Declared last: removed when all processes have ended.
-    pub(crate) freezing: tokio::sync::Mutex<Option<Group>>,
+    pub(crate) freezing: tokio::sync::Mutex<Option<Freezing>>,
 }
 
 /// Where a container is: on a network, or, without a key, on its loopback interface.
@@ -97,8 +95,6 @@ pub(crate) struct Running {
     pub(crate) cgroup: Option<Cgroup>,
     /// The way into it.
     pub(crate) attached: Attached,
-    /// The one that keeps it from devices.
-    pub(crate) devices: Option<DeviceGroup>,
 }
 
 impl Instance {
@@ -244,7 +240,7 @@ impl Instance {
 impl Running {
     /// The files to which a process writes `0` to join its control groups.
     pub(crate) fn joining(&self) -> io::Result<Vec<OwnedFd>> {
-        joining(self.cgroup.as_ref(), self.devices.as_ref())
+        self.cgroup.as_ref().map(Cgroup::joining).transpose().map(Option::unwrap_or_default)
     }
 
     /// The first process's id as this process sees it.
@@ -254,11 +250,4 @@ impl Running {
         let pid: i32 = info.lines().find_map(|line| line.strip_prefix("Pid:"))?.trim().parse().ok()?;
         (pid > 0).then_some(pid)
     }
-}
-
-/// The files to which a process writes `0` to join these groups.
-pub(crate) fn joining(cgroup: Option<&Cgroup>, devices: Option<&DeviceGroup>) -> io::Result<Vec<OwnedFd>> {
-    let mut files = cgroup.map(Cgroup::joining).transpose()?.unwrap_or_default();
-    files.extend(devices.map(DeviceGroup::joining).transpose()?);
-    Ok(files)
 }

@@ -19,7 +19,6 @@ mod driver;
 mod outbound;
 mod instance;
 mod console;
-mod freezer;
 mod streams;
 mod transfer;
 mod reap;

@@ -1,29 +1,33 @@
-//! Control groups: limits where a declaration asks for them, on cgroup v1, v2 and both side by side, as root, in a
-//! group that was handed to an ordinary user, or not at all.
+//! Control groups: limits, rules for devices and pauses where a declaration or a test asks for them, on cgroup v1, v2 and
+//! both side by side, as root, in a group that was handed to an ordinary user, or not at all.
 //!
 //! ```text
-//! place: where is each controller ─► delegate: make room there ─► limits: what is written ─► usage: what was used
+//! place: where is each controller ─► delegate: make room there ─► group: one for a container in each hierarchy
+//!                                                   limits, devices: what is written ─► usage, freeze: what is done with it
 //! ```
+//! In a hierarchy a process is in one group only. So a container's group has the same name for whatever it is made, and is
+//! shared by limits, devices and pauses where these are in one hierarchy, as they are with v2 alone.
 
 mod delegate;
+mod devices;
+mod freeze;
+mod group;
 mod limits;
 mod place;
 mod usage;
 
-use self::limits::{Setting, settings, wanted};
-use self::place::{CONTROLLERS, CPUACCT, Place, Surroundings, mounts, v2_name};
-use rustix::fs::OFlags;
+use self::group::sweep_below;
+use self::limits::{settings, wanted};
+use self::place::{CONTROLLERS, CPUACCT, DEVICES, FREEZER, Place, Surroundings, mounts, v2_name};
 use shakedown_spec::{Failure, FailureKind, Resources};
 use std::fs;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+pub(crate) use self::freeze::Freezing;
+pub(crate) use self::group::Cgroup;
 pub(crate) use self::place::Missing;
-
-/// Deeper than any manager of services nests its groups.
-const DEEPEST: usize = 12;
 
 /// The control groups of this machine, as this user may use them.
 #[derive(Debug)]
@@ -51,9 +55,15 @@ impl Layout {
     /// Finds out where each controller is.
     pub(crate) fn detect() -> Self {
         let here = Surroundings::here();
-        let places = CONTROLLERS.map(|controller| (controller, here.place(controller)));
+        let limits = CONTROLLERS.map(|controller| (controller, here.place(controller)));
+        let others = [(DEVICES, here.devices()), (FREEZER, here.freezer())];
         let views = views(&here.mounts);
-        Self { places: places.into(), views, scope: tokio::sync::OnceCell::new(), lacking: OnceLock::new() }
+        Self {
+            places: limits.into_iter().chain(others).collect(),
+            views,
+            scope: tokio::sync::OnceCell::new(),
+            lacking: OnceLock::new(),
+        }
     }
 
     /// The hierarchies a container sees.
@@ -61,7 +71,8 @@ impl Layout {
         &self.views
     }
 
-    /// Why a limit cannot be set, or `None` if it can: `memory`, `swap`, `pids`, `cpu`, `cpuset` or `blkio`.
+    /// Why a limit cannot be set, or `None` if it can: `memory`, `swap`, `pids`, `cpu`, `cpuset`, `blkio`,
+    /// `devices` or `freezer`.
     pub(crate) fn missing(&self, limit: &str) -> Option<String> {
         self.remedy(limit).map(|(reason, _)| reason)
     }
@@ -147,27 +158,27 @@ impl Layout {
     }
 
     fn add(&self, cgroup: &mut Cgroup, controller: &str, session: &str, id: &str) -> Result<(), Failure> {
-        let unusable = |missing: &Missing| unsupported(controller, missing);
-        let (base, v2) = match self.place(controller) {
-            Some(Place::V1(base)) => (base, false),
-            Some(Place::V2(base)) => (base, true),
-            Some(Place::Systemd) => match self.scope.get() {
-                Some(Ok(scope)) => (scope, true),
-                Some(Err(missing)) => return Err(unusable(missing)),
-                None => return Err(unusable(&Missing::kernel("systemd was not asked"))),
-            },
-            Some(Place::Missing(missing)) => return Err(unusable(missing)),
-            None => return Err(unusable(&Missing::kernel("the runtime does not use it"))),
-        };
-        let made = if v2 {
-            cgroup.add_v2(controller, base, &base.join(group_name(session)), id)
-        } else {
-            cgroup.add_v1(controller, base, &base.join(group_name(session)), id)
-        };
+        let (base, v2) = self.base(controller).map_err(|missing| unsupported(controller, &missing))?;
+        let made = cgroup.add(controller, base, v2, session, id);
         made.map_err(|(file, error)| refused(controller, &file, &error))
     }
 
-    /// Removes the empty groups that a dead session left, wherever they are: it may have been in another login's group
+    /// The group below which this controller's groups are made, and whether it is one of v2.
+    fn base(&self, controller: &str) -> Result<(&Path, bool), Missing> {
+        match self.place(controller) {
+            Some(Place::V1(base)) => Ok((base, false)),
+            Some(Place::V2(base)) => Ok((base, true)),
+            Some(Place::Systemd) => match self.scope.get() {
+                Some(Ok(scope)) => Ok((scope, true)),
+                Some(Err(missing)) => Err(missing.clone()),
+                None => Err(Missing::kernel("systemd was not asked")),
+            },
+            Some(Place::Missing(missing)) => Err(missing.clone()),
+            None => Err(Missing::kernel("the runtime does not use it")),
+        }
+    }
+
+    /// Removes the groups that a dead session left, wherever they are: it may have been in another login's group
     /// than this process.
     ///
     /// Fails with `EBUSY` while a process in one of them is still ending.
@@ -175,7 +186,7 @@ impl Layout {
         let here = Surroundings::here();
         let mut swept = Ok(());
         for mount in mounts(&here.mounts) {
-            sweep_below(&mount.point(), &group_name(session), DEEPEST, &mut swept);
+            sweep_below(&mount.point(), &group_name(session), &mut swept);
         }
         swept
     }
@@ -190,25 +201,6 @@ fn lacks(limit: &str) -> (String, &'static str) {
         _ => {
             let reason = "the kernel has no scheduler with weights for its disks";
             (reason.to_owned(), "leave the weight out, or load `bfq` and choose it for the disk")
-        }
-    }
-}
-
-/// Removes groups of this name and what is in them, below a directory.
-fn sweep_below(directory: &Path, name: &str, depth: usize, swept: &mut io::Result<()>) {
-    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
-    // `file_type` does not follow links: `cpu` is a link to `cpu,cpuacct` on some machines.
-    for entry in entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
-        if entry.file_name() == name {
-            let inner = fs::read_dir(entry.path()).into_iter().flatten().flatten();
-            let groups = inner.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
-            let removed = groups.map(|group| remove_group(&group.path())).fold(Ok(()), io::Result::and);
-            let removed = removed.and_then(|()| remove_group(&entry.path()));
-            if swept.is_ok() {
-                *swept = removed;
-            }
-        } else if depth > 0 {
-            sweep_below(&entry.path(), name, depth - 1, swept);
         }
     }
 }
@@ -279,157 +271,6 @@ impl Drop for Made {
     }
 }
 
-/// The groups of one container, removed when dropped (which has to be after its last process has ended).
-#[derive(Debug, Default)]
-pub(crate) struct Cgroup {
-    directories: Vec<Group>,
-    /// What is written when the first process runs its program.
-    later: Vec<(PathBuf, String)>,
-}
-
-#[derive(Debug)]
-struct Group {
-    path: PathBuf,
-    v2: bool,
-    controllers: Vec<String>,
-}
-
-type Written = Result<(), (PathBuf, io::Error)>;
-
-fn at(file: &Path) -> impl FnOnce(io::Error) -> (PathBuf, io::Error) + use<> {
-    let file = file.to_owned();
-    move |error| (file, error)
-}
-
-impl Cgroup {
-    /// The group of a v2 controller: every group above it hands the controller down.
-    fn add_v2(&mut self, controller: &str, base: &Path, session: &Path, id: &str) -> Written {
-        if let Some(name) = v2_name(controller) {
-            delegate::make_room(base).map_err(at(base))?;
-            for directory in [base, session] {
-                make(directory)?;
-                let control = directory.join("cgroup.subtree_control");
-                fs::write(&control, format!("+{name}")).map_err(at(&control))?;
-            }
-        }
-        make(session)?;
-        self.enter(session.join(id), true, controller)
-    }
-
-    fn add_v1(&mut self, controller: &str, base: &Path, session: &Path, id: &str) -> Written {
-        let group = session.join(id);
-        for (above, directory) in [(base, session), (session, &group)] {
-            make(directory)?;
-            if controller == "cpuset" {
-                inherit_cpuset(above, directory)?;
-            }
-        }
-        self.enter(group, false, controller)
-    }
-
-    fn enter(&mut self, path: PathBuf, v2: bool, controller: &str) -> Written {
-        make(&path)?;
-        match self.directories.iter_mut().find(|group| group.path == path) {
-            Some(group) => group.controllers.push(controller.to_owned()),
-            None => self.directories.push(Group { path, v2, controllers: vec![controller.to_owned()] }),
-        }
-        Ok(())
-    }
-
-    fn group(&self, controller: &str) -> Option<&Group> {
-        self.directories.iter().find(|group| group.controllers.iter().any(|name| name == controller))
-    }
-
-    fn is_v2(&self, controller: &str) -> bool {
-        self.group(controller).is_some_and(|group| group.v2)
-    }
-
-    fn set(&self, controller: &str, setting: &Setting) -> Written {
-        let Some(group) = self.group(controller) else { return Ok(()) };
-        let number = setting.files.iter().position(|file| group.path.join(file).exists());
-        if number.is_none() && setting.optional {
-            return Ok(());
-        }
-        let number = number.unwrap_or(0);
-        let file = group.path.join(setting.files[number]);
-        fs::write(&file, &setting.values[number.min(setting.values.len() - 1)]).map_err(at(&file))
-    }
-
-    /// Takes the quota of processor time back, which the kernel has found valid: a process that is being set up would
-    /// stand still with it, and the launcher waits for that.
-    fn defer_quota(&mut self) -> Written {
-        let Some(group) = self.group("cpu") else { return Ok(()) };
-        let (name, unlimited) = if group.v2 { ("cpu.max", "max") } else { ("cpu.cfs_quota_us", "-1") };
-        let file = group.path.join(name);
-        let quota = fs::read_to_string(&file).map_err(at(&file))?;
-        if !quota.starts_with(unlimited) {
-            fs::write(&file, unlimited).map_err(at(&file))?;
-            self.later.push((file, quota.trim().to_owned()));
-        }
-        Ok(())
-    }
-
-    /// Sets the limits that have waited for the first process to run its program.
-    pub(crate) fn settle(&self) -> io::Result<()> {
-        self.later.iter().try_for_each(|(file, value)| fs::write(file, value))
-    }
-
-    /// The files to which a process writes `0` to join.
-    pub(crate) fn joining(&self) -> io::Result<Vec<OwnedFd>> {
-        let open = |group: &Group| {
-            let flags = OFlags::WRONLY | OFlags::CLOEXEC;
-            Ok(rustix::fs::open(group.path.join("cgroup.procs"), flags, rustix::fs::Mode::empty())?)
-        };
-        self.directories.iter().map(open).collect()
-    }
-
-    /// Whether the kernel has killed a process of the group for its use of memory.
-    pub(crate) fn out_of_memory(&self) -> bool {
-        let counted = |text: String| {
-            text.lines().any(|line| line.strip_prefix("oom_kill ").is_some_and(|count| count.trim() != "0"))
-        };
-        let files = ["memory.oom_control", "memory.events"];
-        let paths = self.directories.iter().flat_map(|group| files.map(|file| group.path.join(file)));
-        paths.into_iter().any(|path| fs::read_to_string(path).is_ok_and(counted))
-    }
-}
-
-impl Drop for Cgroup {
-    fn drop(&mut self) {
-        for group in &self.directories {
-            // What cannot be removed yet is removed by the sweep of the next session.
-            let _ = remove_group(&group.path);
-            // The session's own group goes with the last container that has limits.
-            let _ = group.path.parent().map(fs::remove_dir);
-        }
-    }
-}
-
-fn make(directory: &Path) -> Written {
-    fs::create_dir_all(directory).map_err(at(directory))
-}
-
-/// A v1 cpuset is empty at first, and takes no process until it has processors and memory nodes (cpusets(7)).
-fn inherit_cpuset(above: &Path, directory: &Path) -> Written {
-    for name in ["cpuset.cpus", "cpuset.mems"] {
-        let file = directory.join(name);
-        let has = fs::read_to_string(&file).map_err(at(&file))?;
-        if has.trim().is_empty() {
-            let from = above.join(name);
-            let inherited = fs::read_to_string(&from).map_err(at(&from))?;
-            fs::write(&file, inherited.trim()).map_err(at(&file))?;
-        }
-    }
-    Ok(())
-}
-
-fn remove_group(path: &Path) -> io::Result<()> {
-    match fs::remove_dir(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -443,19 +284,5 @@ mod tests {
         let [view] = &views(HYBRID)[..] else { panic!("one v1 hierarchy is listed") };
         assert_eq!((view.directory.as_str(), view.kind), ("memory", "cgroup"));
         assert_eq!(views("31 29 0:27 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw")[0].kind, "cgroup2");
-    }
-
-    /// A session that died in another login's group is swept all the same, and nobody else's groups are touched.
-    #[test]
-    fn groups_are_swept_at_any_depth() {
-        let root = tempfile::tempdir().unwrap();
-        let dead = root.path().join("user.slice/session-7.scope/shakedown-run-1");
-        let other = root.path().join("user.slice/shakedown-run-2/redis");
-        fs::create_dir_all(dead.join("redis")).unwrap();
-        fs::create_dir_all(&other).unwrap();
-        let mut swept = Ok(());
-        sweep_below(root.path(), "shakedown-run-1", DEEPEST, &mut swept);
-        swept.unwrap();
-        assert!(!dead.exists() && other.exists());
     }
 }

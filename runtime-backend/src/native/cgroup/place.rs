@@ -8,6 +8,12 @@ use std::path::{Path, PathBuf};
 /// The controllers the runtime uses, as cgroup v1 names them.
 pub(super) const CONTROLLERS: [&str; 6] = ["memory", "pids", "cpu", "cpuset", "blkio", CPUACCT];
 
+/// What lets devices be used; in v2 every group takes a program for it.
+pub(super) const DEVICES: &str = "devices";
+
+/// What halts processes; in v2 every group does.
+pub(super) const FREEZER: &str = "freezer";
+
 /// What counts processor time.
 pub(super) const CPUACCT: &str = "cpuacct";
 
@@ -80,18 +86,21 @@ impl Surroundings {
 
     /// The place of one controller.
     pub(super) fn place(&self, controller: &str) -> Place {
-        let has = |options: &str| options.split(',').any(|option| option == controller);
-        let v1 = mounts(&self.mounts).find(|mount| mount.kind == "cgroup" && has(mount.options));
-        match v1 {
-            Some(mount) => match self.writable(mount.place(&own_path(&self.own, has))) {
-                Ok(base) => Place::V1(base),
-                Err(missing) => Place::Missing(missing),
-            },
-            None => self.v2(controller),
-        }
+        self.v1(controller).unwrap_or_else(|| self.v2(controller))
     }
 
-    fn v2(&self, controller: &str) -> Place {
+    /// Its place in a hierarchy of version 1, if it is in one.
+    pub(super) fn v1(&self, controller: &str) -> Option<Place> {
+        let has = |options: &str| options.split(',').any(|option| option == controller);
+        let mount = mounts(&self.mounts).find(|mount| mount.kind == "cgroup" && has(mount.options))?;
+        Some(match self.writable(mount.place(&own_path(&self.own, has))) {
+            Ok(base) => Place::V1(base),
+            Err(missing) => Place::Missing(missing),
+        })
+    }
+
+    /// Its place in the hierarchy of version 2.
+    pub(super) fn v2(&self, controller: &str) -> Place {
         let Some(mount) = mounts(&self.mounts).find(|mount| mount.kind == "cgroup2") else {
             return Place::Missing(Missing::kernel("no hierarchy of control groups is mounted"));
         };
@@ -169,8 +178,8 @@ impl Surroundings {
 pub(super) fn v2_name(controller: &str) -> Option<&str> {
     match controller {
         "blkio" => Some("io"),
-        // Every group counts processor time.
-        CPUACCT => None,
+        // Every group counts processor time, takes rules for devices and can be frozen.
+        CPUACCT | DEVICES | FREEZER => None,
         other => Some(other),
     }
 }
@@ -195,7 +204,7 @@ impl MountLine<'_> {
     }
 
     /// Where the group `path` is, or the mount point itself where only another part of the hierarchy is mounted.
-    fn place(&self, path: &str) -> PathBuf {
+    pub(super) fn place(&self, path: &str) -> PathBuf {
         let below = match self.root {
             "/" => Some(path),
             root => path.strip_prefix(root),

@@ -1,7 +1,6 @@
 //! What a declaration asks for that cannot be done here.
 
 use super::NativeDriver;
-use super::options::devices_missing;
 use crate::driver::Result;
 use crate::native::launcher::Identity;
 use crate::native::outbound::{HOST_GATEWAY, HOST_NETWORK};
@@ -71,7 +70,7 @@ impl NativeDriver {
         }
         let restricted = |device: &Device| !["r", "w"].iter().all(|one| device.permissions().contains(one));
         if let (Some(device), Some(reason)) =
-            (container.devices.iter().find(|d| restricted(d)), devices_missing())
+            (container.devices.iter().find(|d| restricted(d)), self.cgroups.missing("devices"))
         {
             return Some(format!("the permissions of {} cannot be kept: {reason}", device.source));
         }

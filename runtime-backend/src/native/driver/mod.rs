@@ -23,8 +23,6 @@ use self::signal::signal_number;
 use self::start::take_ports;
 use self::store::unpacker;
 use super::cgroup::Layout;
-use super::devices;
-use super::freezer::Freezer;
 use super::image::{Bundled, ImageSummary, Store, StoreLimits, StoredImage};
 use super::instance::{Instance, Running};
 use super::launcher::{Handle, Identity, Job, Launcher, Request, sending_pipe};
@@ -66,7 +64,6 @@ pub struct NativeDriver {
     pub(super) outbound: Outbound,
     /// Who is on which network, under which names.
     names: Arc<Directory>,
-    freezer: Freezer,
     pub(super) carrier: Carrier,
     books: Mutex<Books>,
     volumes: tokio::sync::Mutex<options::Volumes>,
@@ -89,10 +86,10 @@ impl NativeDriver {
         let launcher = connect(launcher)?;
         let store = Store::open(store, unpacker(Some(&launcher))).await?;
         let outbound = Outbound::new(&launcher).await;
-        let (cgroups, freezer) = (Layout::detect(), Freezer::detect());
+        let cgroups = Layout::detect();
         let (carrier, books, volumes) = (Carrier::default(), Mutex::default(), tokio::sync::Mutex::default());
         let names = Arc::default();
-        Ok(Self { launcher, store, cgroups, outbound, names, freezer, carrier, books, volumes })
+        Ok(Self { launcher, store, cgroups, outbound, names, carrier, books, volumes })
     }
 
     fn books(&self) -> MutexGuard<'_, Books> {
@@ -150,10 +147,8 @@ const LIMITS: [(&str, &str); 6] = [
 pub async fn sweep(session: &str) -> Result<()> {
     /// How long the last processes of a killed session may take to end.
     const ENDING: std::time::Duration = std::time::Duration::from_secs(5);
-    let freezer = Freezer::detect();
     let swept = poll(ENDING, || async {
-        let swept = freezer.sweep(session).and_then(|()| Layout::sweep(session));
-        match swept.and_then(|()| devices::sweep(session)) {
+        match Layout::sweep(session) {
             Ok(()) => Poll::Ready(()),
             Err(error) if error.raw_os_error() == Some(libc::EBUSY) => Poll::NotYet(error.to_string()),
             Err(error) => Poll::Never(error.to_string()),
@@ -203,7 +198,7 @@ impl Driver for NativeDriver {
             ("no outbound", None),
             ("host network", (identity != Identity::Root).then(|| HOST_NETWORK.to_owned())),
             ("terminal hangup", None),
-            ("pause", self.freezer.missing().map(str::to_owned)),
+            ("pause", self.cgroups.missing("freezer")),
             ("volumes", None),
             ("image mounts", None),
             ("shared ipc", None),
@@ -211,7 +206,7 @@ impl Driver for NativeDriver {
             ("shared processes", None),
             ("host processes", Some(check::HOST_PROCESSES.to_owned())),
             ("devices", None),
-            ("device permissions", options::devices_missing()),
+            ("device permissions", self.cgroups.missing("devices")),
             ("apparmor", check::apparmor_missing()),
             ("selinux", check::selinux_missing()),
             ("mount propagation", Some(check::PROPAGATION.to_owned())),

@@ -3,10 +3,11 @@
 use super::NativeDriver;
 use super::failures::launch_failed;
 use crate::driver::{Create, Result};
-use crate::native::devices::{self, DeviceGroup, HostDevice};
+use crate::native::devices::{self, HostDevice};
 use crate::native::image::StoredImage;
 use crate::native::instance::Instance;
 use crate::native::launcher::{Connection, Part, PartKind, Request};
+use crate::native::sys::DeviceRule;
 use crate::native::users::User;
 use shakedown_spec::{
     Container, Failure, FailureKind, File, Mount, MountSource, NamespaceMode, Volume, VolumesFrom,
@@ -158,18 +159,16 @@ impl NativeDriver {
         Ok(())
     }
 
-    /// The control group that keeps a container from devices, where something depends on it.
-    pub(super) fn device_group(
+    /// What keeps a container from devices, where something depends on it.
+    pub(super) fn device_rules(
         &self,
         create: &Create,
         extras: &Extras,
         user: &User,
-    ) -> Result<Option<DeviceGroup>> {
+    ) -> Option<Vec<DeviceRule>> {
         let restricted = extras.devices.iter().any(HostDevice::is_restricted);
-        if !restricted && !self.facts(create, extras, user).could_use_nodes() {
-            return Ok(None);
-        }
-        DeviceGroup::create(&create.session, &create.id, &extras.devices).map(Some)
+        let needed = restricted || self.facts(create, extras, user).could_use_nodes();
+        needed.then(|| devices::rules(&extras.devices))
     }
 }
 
@@ -217,9 +216,4 @@ pub(super) fn with_groups(instance: &Instance, mut user: User) -> Result<User> {
         }
     }
     Ok(user)
-}
-
-/// Why the devices of a container cannot be restricted.
-pub(super) fn devices_missing() -> Option<String> {
-    devices::missing()
 }

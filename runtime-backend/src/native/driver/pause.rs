@@ -2,7 +2,6 @@
 
 use super::NativeDriver;
 use crate::driver::Result;
-use crate::native::freezer::Freezer;
 use crate::native::instance::Instance;
 use crate::native::launcher::{Job, Request};
 use shakedown_spec::{Failure, FailureKind};
@@ -11,8 +10,9 @@ use std::os::fd::AsFd;
 impl NativeDriver {
     /// Halts all processes of a container.
     ///
-    /// The group is made by the first pause, and frozen before the processes are moved into it: so they fork no more, and
-    /// none escapes. Started again, the container begins outside of it, and the next pause moves it once more.
+    /// Where the container has no group that can be frozen, one is made by the first pause, and frozen before the processes
+    /// are moved into it: so they fork no more, and none escapes. Started again, the container begins outside of it, and
+    /// the next pause moves it once more.
     pub(super) async fn pause_container(&self, id: &str) -> Result<()> {
         let (instance, running) = self.running(id)?;
         let title = format!("{} could not be paused", instance.create.container.display_name());
@@ -21,19 +21,14 @@ impl NativeDriver {
         let mut slot = instance.freezing.lock().await;
         // Only once: after the first pause, the group that it is in is the one that was made for that.
         if slot.is_none() {
-            let of_limits = running.pid().and_then(|pid| Freezer::of_limits(pid, session, id));
-            *slot = match (of_limits, self.freezer.missing()) {
-                (Some(group), _) => Some(group),
-                (None, Some(reason)) => {
-                    return Err(Failure::new(FailureKind::Unsupported, title)
-                        .fact("reason", reason)
-                        .hint("as root it can, or in a control group that was delegated to this user"));
-                }
-                (None, None) => {
-                    let made = self.freezer.group(session, id);
-                    Some(made.map_err(|error| failed(error.to_string()))?)
-                }
-            };
+            if let Some(reason) = self.cgroups.missing("freezer") {
+                return Err(Failure::new(FailureKind::Unsupported, title)
+                    .fact("reason", reason)
+                    .hint("as root it can, or in a control group that was delegated to this user"));
+            }
+            self.cgroups.open(session, self.launcher.pid()).await?;
+            let group = self.cgroups.freezing(session, id, running.pid());
+            *slot = Some(group.map_err(|error| failed(error.to_string()))?);
         }
         let Some(group) = slot.as_ref() else { return Ok(()) };
         let halted = async {

@@ -9,11 +9,12 @@ use crate::LogBook;
 use crate::driver::{Create, Exit, Result};
 use crate::native::bundle::Facts;
 use crate::native::cgroup::Cgroup;
-use crate::native::instance::{Instance, Place, Prepared, Running, joining};
+use crate::native::instance::{Instance, Place, Prepared, Running};
 use crate::native::launch::Trouble;
 use crate::native::launcher::{Connection, Identity, Job, Reply, Request};
 use crate::native::network::addresses::Address;
 use crate::native::network::ports::Taken;
+use crate::native::sys::DeviceRule;
 use crate::native::users::{Accounts, User};
 use crate::pack::pack;
 use shakedown_spec::{Container, Failure, FailureKind, File, NetworkMode, Port};
@@ -130,13 +131,21 @@ impl NativeDriver {
         }
     }
 
-    pub(super) async fn cgroup(&self, create: &Create) -> Result<Option<Cgroup>> {
-        let resources = &create.container.resources;
-        if !resources.need_cgroup() {
+    /// The control groups of a container whose declaration asks for limits or for rules for devices.
+    async fn cgroup(&self, create: &Create, devices: Option<Vec<DeviceRule>>) -> Result<Option<Cgroup>> {
+        let (resources, session, id) = (&create.container.resources, &create.session, &create.id);
+        if !resources.need_cgroup() && devices.is_none() {
             return Ok(None);
         }
-        self.cgroups.open(&create.session, self.launcher.pid()).await?;
-        self.cgroups.create(&create.session, &create.id, resources).map(Some)
+        let mut cgroup = Cgroup::default();
+        if resources.need_cgroup() {
+            self.cgroups.open(session, self.launcher.pid()).await?;
+            cgroup = self.cgroups.create(session, id, resources)?;
+        }
+        if let Some(rules) = devices {
+            self.cgroups.restrict_devices(&mut cgroup, session, id, &rules)?;
+        }
+        Ok(Some(cgroup))
     }
 
     pub(super) async fn launch(&self, instance: &Arc<Instance>, log: Arc<LogBook>) -> Result<()> {
@@ -147,9 +156,9 @@ impl NativeDriver {
         let bundle = facts.bundle()?;
         let failed = |trouble| launch_failed(&create.container, trouble);
         let files = self.name_files(instance);
-        let cgroup = self.cgroup(create).await?;
-        let devices = self.device_group(create, &instance.extras, &user)?;
-        let joining = joining(cgroup.as_ref(), devices.as_ref());
+        let devices = self.device_rules(create, &instance.extras, &user);
+        let cgroup = self.cgroup(create, devices).await?;
+        let joining = cgroup.as_ref().map(Cgroup::joining).transpose().map(Option::unwrap_or_default);
         let joining =
             joining.map_err(|error| failed(Trouble::new("join the control group", error.to_string())))?;
         let container = &create.container;
@@ -170,7 +179,7 @@ impl NativeDriver {
         let attached = connected
             .into_log(log, container.stdin_open)
             .map_err(|error| failed(Trouble::new("take the terminal", error)))?;
-        let running = Arc::new(Running { child, cgroup, devices, attached });
+        let running = Arc::new(Running { child, cgroup, attached });
         instance.set_running(Arc::clone(&running));
         let settled = running.cgroup.as_ref().map_or(Ok(()), Cgroup::settle);
         tokio::spawn(watch_end(Arc::clone(instance), running));
