@@ -149,3 +149,26 @@ fn only_its_own_groups_are_seen() {
         assert_eq!(groups, "", "groups below its own");
     }
 }
+
+/// Limits, rules for devices and a pause do not put each other out of force, though a process is in one group only where
+/// one hierarchy serves all of them.
+#[test]
+fn they_hold_beside_rules_for_devices_and_a_pause() -> shakedown::Result {
+    if ["pids limit", "device permissions", "pause"].into_iter().any(|needed| missing(needed).is_some()) {
+        return Ok(());
+    }
+    let script = "sleep 3600 & echo ready; exec sleep 3600";
+    let container =
+        sh(script).pids_limit(10).cap_add("SYS_ADMIN").wait(Wait::log("ready")).start().blocking()?;
+    let counted = || container.stats().blocking().map(|used| used.pids);
+    assert_eq!(counted()?, Some(2));
+    container.pause().blocking()?;
+    container.unpause().blocking()?;
+    assert_eq!(counted()?, Some(2), "its processes are elsewhere now");
+    let script = "mkdir /m && mount -t tmpfs none /m 2>/dev/null || exit 0; mknod /m/n c 10 237 && : < /m/n";
+    let opened = container.exec(["sh", "-c", script]).blocking()?;
+    assert!(opened.stderr().is_empty() || opened.stderr().contains("not permitted"), "{opened:?}");
+    let forks = "for n in $(seq 20); do sleep 60 > /dev/null 2>&1 & done";
+    assert!(!container.exec(["sh", "-c", forks]).blocking()?.stderr().is_empty(), "nothing limits them");
+    Ok(())
+}
