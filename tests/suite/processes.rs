@@ -189,7 +189,8 @@ fn a_pause_halts_all() -> shakedown::Result {
 /// What forks all the time is halted as well.
 #[test]
 fn a_pause_halts_what_forks() -> shakedown::Result {
-    let script = "fork() { while :; do (echo x >> /forks); done; }; fork & fork & fork & echo ready; wait";
+    let script = "fork() { while :; do (echo x >> /forks); done; }; fork & fork & fork & \
+        until [ -s /forks ]; do sleep 0.01; done; echo ready; wait";
     let container = sh(script).wait(Wait::log("ready")).start().blocking()?;
     if missing("pause").is_some() {
         return Ok(());
