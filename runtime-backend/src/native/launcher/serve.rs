@@ -11,7 +11,8 @@ use super::worker::{self, Roots};
 use crate::native::launch::mounts::{is_bind, make_devices, open_bind};
 use crate::native::launch::{self, Join, Joined, Joining, Program, Trouble, Trying, World};
 use crate::native::network::addresses::Address;
-use crate::native::network::namespace::{ContainerNetwork, Networks};
+use crate::native::network::doomed;
+use crate::native::network::namespace::{ContainerNetwork, Leaving, Networks};
 use crate::native::rootfs::Rootfs;
 use crate::native::seccomp::{self, Filter, Policy};
 use crate::native::sys::{self, CallError, Called, Clone, Stack};
@@ -183,6 +184,10 @@ struct Server<'a> {
     proc: OwnedFd,
     own_pids: OwnedFd,
     networks: Networks,
+    /// The child that takes bridges away.
+    sweeping: Option<u64>,
+    /// Children that take containers from networks, with the requests to answer.
+    leaving: BTreeMap<u64, (u64, Leaving)>,
     /// The host's network namespace.
     host: Option<OwnedFd>,
     /// Where the devices of containers are, if nodes can be made.
@@ -239,6 +244,8 @@ impl<'a> Server<'a> {
             proc,
             own_pids,
             networks: Networks::new()?,
+            sweeping: None,
+            leaving: BTreeMap::new(),
             host,
             devices,
             containers: BTreeMap::new(),
@@ -279,7 +286,25 @@ impl<'a> Server<'a> {
         if !self.is_preparing() {
             self.networks.stock_up();
         }
+        self.sweep_networks();
         self.poll(None)
+    }
+
+    /// Lets bridges go whose networks were removed, all that there are at once.
+    fn sweep_networks(&mut self) {
+        let Some(group) = self.networks.doomed().begin() else { return };
+        let remove = || {
+            sys::close_other_than(&[]);
+            // Those that could not be taken away go with the session.
+            i32::from(doomed::remove(group).is_err())
+        };
+        match sys::fork_namespaces(0, remove) {
+            Ok(child) => self.sweeping = Some(self.adopt(child)),
+            Err(_) => {
+                let _ = doomed::remove(group);
+                self.networks.doomed().end();
+            }
+        }
     }
 
     /// Whether a container waits for its start.
@@ -322,6 +347,7 @@ impl<'a> Server<'a> {
         let signal = status.as_ref().and_then(rustix::process::WaitIdStatus::terminating_signal);
         let code = status.as_ref().and_then(rustix::process::WaitIdStatus::exit_status);
         let code = code.unwrap_or_else(|| 128 + signal.unwrap_or(0));
+        self.helper_ended(number, code);
         let own = self.containers.values().filter_map(|container| container.init.as_ref());
         if let Some(mounts) = own.filter(|init| init.child == number).find_map(|init| init.mounts) {
             share::kill_all(&self.proc, mounts);
@@ -337,9 +363,27 @@ impl<'a> Server<'a> {
         }
     }
 
+    /// Goes on with what the launcher let a child do for it, if it was that.
+    fn helper_ended(&mut self, number: u64, code: i32) {
+        if self.sweeping.take_if(|sweeping| *sweeping == number).is_some() {
+            self.networks.doomed().end();
+        }
+        if let Some((seq, leaving)) = self.leaving.remove(&number) {
+            self.networks.has_left(&leaving);
+            let gone = match code {
+                0 => done(),
+                errno => Err(Errno::from_raw_os_error(errno))
+                    .call(|| "netlink(RTM_DELLINK)".to_owned())
+                    .trying(|| left(&leaving)),
+            };
+            self.reply(seq, gone);
+        }
+    }
+
     fn answer(&mut self, Envelope { seq, request }: Envelope, descriptors: Vec<OwnedFd>) {
         let answer = match request {
             Request::Remove { id } => self.remove(&id, seq),
+            Request::LeaveNetwork { id, key, outbound } => self.leave_network(&id, &key, outbound, seq),
             Request::Exec { id, process, filter } => match self.exec(&id, &process, filter, &descriptors) {
                 Ok(joining) => {
                     self.joining.insert(seq, joining);
@@ -395,13 +439,12 @@ impl<'a> Server<'a> {
                 let (address, sockets) = networks.connect(network, &joining, outbound, resolver)?;
                 Ok((Reply::Prepared { addresses: vec![address], texts: Vec::new() }, sockets))
             }
-            Request::LeaveNetwork { id, key, outbound } => {
-                let (networks, network) = self.own_network(&id)?;
-                networks.disconnect(network, &key, outbound).and_then(|()| done())
-            }
             Request::RemoveNetwork { key } => self.networks.remove(&key).and_then(|()| done()),
             Request::Work { job } => self.work(job, descriptors),
-            Request::Hello { .. } | Request::Remove { .. } | Request::Exec { .. } => done(),
+            Request::Hello { .. }
+            | Request::Remove { .. }
+            | Request::LeaveNetwork { .. }
+            | Request::Exec { .. } => done(),
         }
     }
 
@@ -419,6 +462,32 @@ impl<'a> Server<'a> {
                 Err(Trouble::new("change the container's networks", "its network is not its own"))
             }
             None => Err(Trouble::new("find the container", format!("there is no `{id}`"))),
+        }
+    }
+
+    /// Takes the container from a network. Answered when its interface is gone, for which a child waits.
+    fn leave_network(&mut self, id: &str, key: &str, outbound: bool, seq: u64) -> Option<Answer> {
+        let begun =
+            self.own_network(id).and_then(|(networks, network)| networks.disconnect(network, key, outbound));
+        let leaving = match begun {
+            Ok(leaving) => leaving,
+            Err(trouble) => return Some(Err(trouble)),
+        };
+        let remove = || {
+            sys::close_other_than(&[]);
+            leaving.remove_interface().map_or_else(|error| error.errno.raw_os_error(), |()| 0)
+        };
+        match sys::fork_namespaces(0, remove) {
+            Ok(child) => {
+                let child = self.adopt(child);
+                self.leaving.insert(child, (seq, leaving));
+                None
+            }
+            Err(_) => {
+                let removed = leaving.remove_interface();
+                self.networks.has_left(&leaving);
+                Some(removed.trying(|| left(&leaving)).and_then(|()| done()))
+            }
         }
     }
 
@@ -710,6 +779,11 @@ fn make_directory(root: &OwnedFd, path: &Path) -> Result<(), Trouble> {
 fn put_down(process: &Clone) {
     let _ = rustix::process::pidfd_send_signal(&process.pidfd, Signal::KILL);
     crate::native::reap::collect(&process.pidfd);
+}
+
+/// What is being tried with a container that leaves a network.
+fn left(leaving: &Leaving) -> String {
+    format!("take the container from the network `{}`", leaving.key)
 }
 
 fn done() -> Answer {

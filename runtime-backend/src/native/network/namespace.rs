@@ -2,15 +2,17 @@
 
 use super::addresses::{Address, HOST, LONE, PREFIX_V6, Plan, RESOLVER, Subnet};
 use super::divert::{Exits, Place, accept, divert};
+use super::doomed::Doomed;
 use super::netlink::{LOOPBACK, Netlink};
 use crate::native::launch::{Trouble, Trying};
 use crate::native::launcher::Joining;
 use crate::native::sys::{self, CallError, Called};
 use rustix::fs::{CWD, Mode, OFlags};
+use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use rustix::thread::LinkNameSpaceType;
 use std::collections::BTreeMap;
-use std::net::SocketAddrV4;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// All networks of a session. Lives in the launcher, whose network namespace holds the bridges.
@@ -20,6 +22,8 @@ pub(crate) struct Networks {
     home: OwnedFd,
     netlink: Netlink,
     bridges: BTreeMap<String, Bridge>,
+    /// Those of networks that were removed.
+    doomed: Doomed,
     made: u16,
     interfaces: u32,
     /// A namespace made while there was nothing else to do, for the next container.
@@ -81,6 +85,27 @@ struct Member {
     outer: String,
 }
 
+/// A container's connection with a network that is about to end.
+#[derive(Debug)]
+pub(crate) struct Leaving {
+    /// The network.
+    pub(crate) key: String,
+    address: Ipv4Addr,
+    interface: String,
+}
+
+impl Leaving {
+    /// Takes the interface away. May be called in a fork of the launcher.
+    pub(crate) fn remove_interface(&self) -> Result<(), CallError> {
+        let netlink = Netlink::open()?;
+        match netlink.index(&self.interface).and_then(|index| netlink.remove(index)) {
+            // The container has ended meanwhile.
+            Err(CallError { errno: Errno::NODEV, .. }) => Ok(()),
+            other => other,
+        }
+    }
+}
+
 impl ContainerNetwork {
     /// Its addresses, in the order in which it joined; the one on its loopback interface if it is on no network.
     pub(crate) fn addresses(&self) -> Vec<Address> {
@@ -102,6 +127,7 @@ impl Networks {
             home,
             netlink,
             bridges: BTreeMap::new(),
+            doomed: Doomed::default(),
             made: 0,
             interfaces: 0,
             spare: None,
@@ -149,7 +175,11 @@ impl Networks {
     }
 
     /// Addresses that no other network has.
-    fn subnet(&self, plan: Plan) -> Result<Subnet, String> {
+    fn subnet(&mut self, plan: Plan) -> Result<Subnet, String> {
+        if plan.subnet.is_some() {
+            // The addresses may be those of a network that was removed a moment ago.
+            self.doomed.remove_now(&self.netlink);
+        }
         let taken = |subnet: &Subnet| self.bridges.iter().find(|(_, other)| other.subnet.overlaps(subnet));
         let with_v6 = |subnet: Subnet| if plan.ipv6 { subnet.with_v6(self.made) } else { subnet };
         if let Some((base, prefix)) = plan.subnet {
@@ -165,15 +195,23 @@ impl Networks {
             return Ok(with_v6(subnet));
         }
         let mut numbers = (0..32_768_u32).map(|more| ((u32::from(self.made) + more) % 32_768) as u16);
-        let free = numbers
-            .find_map(|number| Some(Subnet::numbered(number)).filter(|subnet| taken(subnet).is_none()));
+        let free = numbers.find_map(|number| {
+            Some(Subnet::numbered(number))
+                .filter(|subnet| taken(subnet).is_none() && !self.doomed.overlaps(subnet))
+        });
         free.map(with_v6).ok_or_else(|| "all subnets are taken".to_owned())
     }
 
-    /// Removes a network.
+    /// Removes a network. Its bridge goes later, with those of others.
     pub(crate) fn remove(&mut self, key: &str) -> Result<(), Trouble> {
         let Some(bridge) = self.bridges.remove(key) else { return Ok(()) };
-        self.netlink.remove(bridge.index).trying(|| format!("remove the network `{key}`"))
+        let doomed = self.doomed.add(&self.netlink, bridge.index, bridge.subnet);
+        doomed.trying(|| format!("remove the network `{key}`"))
+    }
+
+    /// The bridges that are to go.
+    pub(crate) fn doomed(&mut self) -> &mut Doomed {
+        &mut self.doomed
     }
 
     /// Makes the network of a container that joins `networks`, with a way out if it is wanted, and a place to ask for
@@ -237,8 +275,11 @@ impl Networks {
         };
         let before = network.joined.len();
         if let Err(trouble) = self.attach(network, joining, outbound && !network.diverted) {
-            if network.joined.len() > before {
-                let _ = self.disconnect(network, &joining.key, outbound);
+            if network.joined.len() > before
+                && let Ok(leaving) = self.disconnect(network, &joining.key, outbound)
+            {
+                let _ = leaving.remove_interface();
+                self.has_left(&leaving);
             }
             return Err(trouble);
         }
@@ -253,35 +294,39 @@ impl Networks {
         Ok((address, sockets))
     }
 
-    /// Takes a container, which may run, from a network.
+    /// Begins to take a container, which may run, from a network: what leads elsewhere leads there no longer over this
+    /// one. What is left to do takes the kernel some milliseconds, and can be done in another process.
     pub(crate) fn disconnect(
         &mut self,
         network: &mut ContainerNetwork,
         key: &str,
         outbound: bool,
-    ) -> Result<(), Trouble> {
+    ) -> Result<Leaving, Trouble> {
         let doing = || format!("take the container from the network `{key}`");
         let Some(place) = network.joined.iter().position(|member| member.key == key) else {
             return Err(Trouble::new(doing(), "it is not on it"));
         };
         let member = network.joined.remove(place);
-        if let Some(bridge) = self.bridges.get_mut(key) {
-            bridge.subnet.give_back(member.address.v4);
+        if network.way_out.as_deref() == Some(key) {
+            network.way_out = None;
+            let next = network.joined.iter().find(|member| outbound && self.leads(&member.key));
+            if let Some(next) = next {
+                self.inside(&network.namespace, |inner| {
+                    inner
+                        .set_default_route(inner.index(&format!("eth{}", next.number))?, next.address.gateway)
+                })
+                .trying(doing)?;
+                network.way_out = Some(next.key.clone());
+            }
         }
-        let index = self.netlink.index(&member.outer).trying(doing)?;
-        self.netlink.remove(index).trying(doing)?;
-        if network.way_out.as_deref() != Some(key) {
-            return Ok(());
+        Ok(Leaving { key: member.key, address: member.address.v4, interface: member.outer })
+    }
+
+    /// Ends what [`disconnect`](Self::disconnect) began, after the interface is gone.
+    pub(crate) fn has_left(&mut self, leaving: &Leaving) {
+        if let Some(bridge) = self.bridges.get_mut(&leaving.key) {
+            bridge.subnet.give_back(leaving.address);
         }
-        network.way_out = None;
-        let next = network.joined.iter().find(|member| outbound && self.leads(&member.key));
-        let Some(next) = next else { return Ok(()) };
-        self.inside(&network.namespace, |inner| {
-            inner.add_default_route(inner.index(&format!("eth{}", next.number))?, next.address.gateway)
-        })
-        .trying(doing)?;
-        network.way_out = Some(next.key.clone());
-        Ok(())
     }
 
     fn leads(&self, key: &str) -> bool {
@@ -345,7 +390,7 @@ impl Networks {
                 inner.add_address(index, v6.into(), PREFIX_V6)?;
             }
             inner.up(index)?;
-            if way_out { inner.add_default_route(index, address.gateway) } else { Ok(()) }
+            if way_out { inner.set_default_route(index, address.gateway) } else { Ok(()) }
         })
         .trying(doing)?;
         if way_out {

@@ -13,6 +13,7 @@ const RTM_NEWADDR: u16 = 20;
 const RTM_NEWROUTE: u16 = 24;
 const NLM_F_REQUEST: u16 = 1;
 pub(super) const NLM_F_ACK: u16 = 4;
+const NLM_F_REPLACE: u16 = 0x100;
 const NLM_F_EXCL: u16 = 0x200;
 pub(super) const NLM_F_CREATE: u16 = 0x400;
 pub(super) const NLM_F_APPEND: u16 = 0x800;
@@ -21,6 +22,7 @@ const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
+const IFLA_GROUP: u16 = 27;
 const IFLA_NET_NS_FD: u16 = 28;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
@@ -115,6 +117,20 @@ impl Netlink {
         self.send(Message::link(RTM_DELLINK, 0, index, 0).finish(), || format!("RTM_DELLINK #{index}"))
     }
 
+    /// Puts an interface in a group.
+    pub(super) fn set_group(&self, index: u32, group: u32) -> Result<(), CallError> {
+        let mut message = Message::link(RTM_NEWLINK, 0, index, 0);
+        message.number(IFLA_GROUP, group);
+        self.send(message.finish(), || format!("RTM_NEWLINK #{index} group {group}"))
+    }
+
+    /// Removes all interfaces of a group at once.
+    pub(super) fn remove_group(&self, group: u32) -> Result<(), CallError> {
+        let mut message = Message::link(RTM_DELLINK, 0, 0, 0);
+        message.number(IFLA_GROUP, group);
+        self.send(message.finish(), || format!("RTM_DELLINK group {group}"))
+    }
+
     /// Gives an interface an address.
     pub(crate) fn add_address(&self, index: u32, address: IpAddr, prefix: u8) -> Result<(), CallError> {
         // Nobody else can have the address: it need not be looked for, which would take a second on IPv6.
@@ -132,9 +148,9 @@ impl Netlink {
         self.send(message.finish(), || format!("RTM_NEWADDR {address}/{prefix} #{index}"))
     }
 
-    /// Sets the default route.
-    pub(crate) fn add_default_route(&self, index: u32, gateway: Ipv4Addr) -> Result<(), CallError> {
-        let mut message = Message::new(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL);
+    /// Sets the default route, in place of the one that there is.
+    pub(crate) fn set_default_route(&self, index: u32, gateway: Ipv4Addr) -> Result<(), CallError> {
+        let mut message = Message::new(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE);
         // struct rtmsg: family, lengths, tos, table (main), protocol (boot), scope (universe), type (unicast), flags
         message.bytes.extend([AddressFamily::INET.as_raw() as u8, 0, 0, 0, 254, 3, 0, 1, 0, 0, 0, 0]);
         message.attribute(RTA_GATEWAY, &gateway.octets());
