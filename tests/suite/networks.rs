@@ -46,7 +46,7 @@ fn all_names_resolve() -> shakedown::Result {
 fn networks_are_apart() -> shakedown::Result {
     let web = web().network(&Network::new()).start().blocking()?;
     let stranger = idle().network(&Network::new()).start().blocking()?;
-    let answer = stranger.exec(["wget", "-q", "-T", "2", "-O", "-", "http://web:8080/"]).blocking()?;
+    let answer = stranger.exec(["timeout", "5", "wget", "-q", "-O", "-", "http://web:8080/"]).blocking()?;
     assert_ne!(answer.code(), 0, "{answer:?}");
     assert!(!answer.stderr().contains("404"), "{answer:?}");
     drop(web);
@@ -256,6 +256,26 @@ fn a_borrowed_network_has_its_names() -> shakedown::Result {
     let owner = idle().network(&net).start().blocking()?;
     let mode = NetworkMode::Container(owner.id().to_owned());
     let answer = said("timeout 10 wget -q -O - http://web:8080/nothing 2>&1; :", |c| c.network_mode(mode));
+    assert!(answer.contains("404"), "{answer}");
+    drop(web);
+    Ok(())
+}
+
+/// Who has the network of a container that is gone is on no network that is made afterwards, whatever its addresses.
+#[test]
+fn a_borrowed_network_is_not_the_next_one() -> shakedown::Result {
+    let [subnet] = subnets();
+    let net = || Network::new().subnet(&subnet);
+    let owner = idle().network(&net()).ip(address(&subnet, 7)).start().blocking()?;
+    let guest = idle().network_mode(NetworkMode::Container(owner.id().to_owned())).start().blocking()?;
+    drop(owner);
+    let next = net();
+    let web = web().network(&next).ip(address(&subnet, 9)).start().blocking()?;
+    let url = format!("http://{}:8080/nothing", address(&subnet, 9));
+    let fetch = format!("timeout 5 wget -q -O - {url} 2>&1; :");
+    let answer = guest.exec(["sh", "-c", &fetch]).blocking()?;
+    assert!(!answer.stdout().contains("404"), "{answer:?}");
+    let answer = said(&fetch, |c| c.network(&next).ip(address(&subnet, 11)));
     assert!(answer.contains("404"), "{answer}");
     drop(web);
     Ok(())

@@ -11,7 +11,6 @@ use super::worker::{self, Roots};
 use crate::native::launch::mounts::{is_bind, make_devices, open_bind};
 use crate::native::launch::{self, Join, Joined, Joining, Program, Trouble, Trying, World};
 use crate::native::network::addresses::Address;
-use crate::native::network::doomed;
 use crate::native::network::namespace::{ContainerNetwork, Leaving, Networks};
 use crate::native::rootfs::Rootfs;
 use crate::native::seccomp::{self, Filter, Policy};
@@ -184,8 +183,6 @@ struct Server<'a> {
     proc: OwnedFd,
     own_pids: OwnedFd,
     networks: Networks,
-    /// The child that takes bridges away.
-    sweeping: Option<u64>,
     /// Children that take containers from networks, with the requests to answer.
     leaving: BTreeMap<u64, (u64, Leaving)>,
     /// The host's network namespace.
@@ -244,7 +241,6 @@ impl<'a> Server<'a> {
             proc,
             own_pids,
             networks: Networks::new()?,
-            sweeping: None,
             leaving: BTreeMap::new(),
             host,
             devices,
@@ -286,25 +282,7 @@ impl<'a> Server<'a> {
         if !self.is_preparing() {
             self.networks.stock_up();
         }
-        self.sweep_networks();
         self.poll(None)
-    }
-
-    /// Lets bridges go whose networks were removed, all that there are at once.
-    fn sweep_networks(&mut self) {
-        let Some(group) = self.networks.doomed().begin() else { return };
-        let remove = || {
-            sys::close_other_than(&[]);
-            // Those that could not be taken away go with the session.
-            i32::from(doomed::remove(group).is_err())
-        };
-        match sys::fork_namespaces(0, remove) {
-            Ok(child) => self.sweeping = Some(self.adopt(child)),
-            Err(_) => {
-                let _ = doomed::remove(group);
-                self.networks.doomed().end();
-            }
-        }
     }
 
     /// Whether a container waits for its start.
@@ -347,7 +325,7 @@ impl<'a> Server<'a> {
         let signal = status.as_ref().and_then(rustix::process::WaitIdStatus::terminating_signal);
         let code = status.as_ref().and_then(rustix::process::WaitIdStatus::exit_status);
         let code = code.unwrap_or_else(|| 128 + signal.unwrap_or(0));
-        self.helper_ended(number, code);
+        self.has_left(number, code);
         let own = self.containers.values().filter_map(|container| container.init.as_ref());
         if let Some(mounts) = own.filter(|init| init.child == number).find_map(|init| init.mounts) {
             share::kill_all(&self.proc, mounts);
@@ -363,21 +341,17 @@ impl<'a> Server<'a> {
         }
     }
 
-    /// Goes on with what the launcher let a child do for it, if it was that.
-    fn helper_ended(&mut self, number: u64, code: i32) {
-        if self.sweeping.take_if(|sweeping| *sweeping == number).is_some() {
-            self.networks.doomed().end();
-        }
-        if let Some((seq, leaving)) = self.leaving.remove(&number) {
-            self.networks.has_left(&leaving);
-            let gone = match code {
-                0 => done(),
-                errno => Err(Errno::from_raw_os_error(errno))
-                    .call(|| "netlink(RTM_DELLINK)".to_owned())
-                    .trying(|| left(&leaving)),
-            };
-            self.reply(seq, gone);
-        }
+    /// Answers the request for which this child took a container from a network, if it did.
+    fn has_left(&mut self, number: u64, code: i32) {
+        let Some((seq, leaving)) = self.leaving.remove(&number) else { return };
+        self.networks.has_left(&leaving);
+        let gone = match code {
+            0 => done(),
+            errno => Err(Errno::from_raw_os_error(errno))
+                .call(|| "netlink(RTM_DELLINK)".to_owned())
+                .trying(|| left(&leaving)),
+        };
+        self.reply(seq, gone);
     }
 
     fn answer(&mut self, Envelope { seq, request }: Envelope, descriptors: Vec<OwnedFd>) {
@@ -411,8 +385,8 @@ impl<'a> Server<'a> {
     fn carry_out(&mut self, request: Request, descriptors: Vec<OwnedFd>) -> Answer {
         match request {
             Request::TryExit => self.networks.try_exit().and_then(|()| done()),
-            Request::OpenExit => {
-                let exits = self.networks.open_exit()?;
+            Request::OpenExit { v6 } => {
+                let exits = self.networks.open_exit(v6)?;
                 Ok((Reply::Done, exits.into_iter().flatten().collect()))
             }
             Request::Prepare { id, layers, upper, connection, paths } => {

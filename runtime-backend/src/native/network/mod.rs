@@ -5,7 +5,6 @@ pub(crate) mod carrier;
 mod carry;
 pub(crate) mod netlink;
 mod divert;
-pub(crate) mod doomed;
 pub(crate) mod namespace;
 pub(crate) mod names;
 pub(crate) mod ports;

@@ -2,7 +2,6 @@
 
 use super::addresses::{Address, HOST, LONE, PREFIX_V6, Plan, RESOLVER, Subnet};
 use super::divert::{Exits, Place, accept, divert};
-use super::doomed::Doomed;
 use super::netlink::{LOOPBACK, Netlink};
 use crate::native::launch::{Trouble, Trying};
 use crate::native::launcher::Joining;
@@ -11,9 +10,12 @@ use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use rustix::thread::LinkNameSpaceType;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// That of the default route of the first network for IPv6: the kernel's own choice for a route without one.
+const FIRST_METRIC: u32 = 1024;
 
 /// All networks of a session. Lives in the launcher, whose network namespace holds the bridges.
 #[derive(Debug)]
@@ -22,16 +24,17 @@ pub(crate) struct Networks {
     home: OwnedFd,
     netlink: Netlink,
     bridges: BTreeMap<String, Bridge>,
-    /// Those of networks that were removed.
-    doomed: Doomed,
+    /// Those of networks that were removed, for the next ones. To make one takes the kernel a fraction of a millisecond,
+    /// to take one away 17 ms (an `rcu_barrier` for each), in which no interface of the whole machine can be changed.
+    retired: VecDeque<u32>,
     made: u16,
     interfaces: u32,
     /// A namespace made while there was nothing else to do, for the next container.
     spare: Option<Prepared>,
     /// What the last container asked for, and the next one probably will.
     usual: Kind,
-    /// Whether what leaves the bridges' namespace is diverted.
-    diverted: bool,
+    /// Whether what leaves the bridges' namespace is diverted, over IPv4 and over IPv6.
+    diverted: [bool; 2],
 }
 
 /// A container's namespace before anything of the container is in it.
@@ -127,12 +130,12 @@ impl Networks {
             home,
             netlink,
             bridges: BTreeMap::new(),
-            doomed: Doomed::default(),
+            retired: VecDeque::new(),
             made: 0,
             interfaces: 0,
             spare: None,
             usual: Kind::AloneWithExit,
-            diverted: false,
+            diverted: [false; 2],
         })
     }
 
@@ -148,12 +151,14 @@ impl Networks {
     }
 
     /// Diverts what leaves the bridges; none if that has been done.
-    pub(crate) fn open_exit(&mut self) -> Result<Option<Exits>, Trouble> {
-        if self.diverted {
+    pub(crate) fn open_exit(&mut self, v6: bool) -> Result<Option<Exits>, Trouble> {
+        let diverted = &mut self.diverted[usize::from(v6)];
+        if *diverted {
             return Ok(None);
         }
-        let exits = divert(Place::Bridges).trying(|| "lead the networks to the outside".to_owned())?;
-        self.diverted = true;
+        let place = if v6 { Place::BridgesV6 } else { Place::Bridges };
+        let exits = divert(place).trying(|| "lead the networks to the outside".to_owned())?;
+        *diverted = true;
         Ok(Some(exits))
     }
 
@@ -165,21 +170,23 @@ impl Networks {
         let doing = || format!("make the network `{key}`");
         // Where the module br_netfilter is loaded, else, rules would be applied to what a bridge passes on, and what they
         // divert there would be lost. Each time, because it may have been loaded meanwhile.
-        let _ = std::fs::write("/proc/sys/net/bridge/bridge-nf-call-iptables", "0");
+        for family in ["iptables", "ip6tables"] {
+            let _ = std::fs::write(format!("/proc/sys/net/bridge/bridge-nf-call-{family}"), "0");
+        }
         let subnet = self.subnet(plan).map_err(|reason| Trouble::new(doing(), reason))?;
-        let index = self.netlink.add_bridge(&format!("shk{}", self.made)).trying(doing)?;
+        let index = self.bridge().trying(doing)?;
         self.made = self.made.wrapping_add(1);
-        let (gateway, prefix) = (subnet.gateway(), subnet.prefix());
+        let (gateway, prefix, gateway_v6) = (subnet.gateway(), subnet.prefix(), subnet.gateway_v6());
         self.bridges.insert(key.to_owned(), Bridge { index, subnet, internal });
-        self.netlink.add_address(index, gateway.into(), prefix).trying(doing)
+        self.netlink.add_address(index, gateway.into(), prefix).trying(doing)?;
+        match gateway_v6 {
+            Some(gateway) => self.netlink.add_address(index, gateway.into(), PREFIX_V6).trying(doing),
+            None => Ok(()),
+        }
     }
 
     /// Addresses that no other network has.
-    fn subnet(&mut self, plan: Plan) -> Result<Subnet, String> {
-        if plan.subnet.is_some() {
-            // The addresses may be those of a network that was removed a moment ago.
-            self.doomed.remove_now(&self.netlink);
-        }
+    fn subnet(&self, plan: Plan) -> Result<Subnet, String> {
         let taken = |subnet: &Subnet| self.bridges.iter().find(|(_, other)| other.subnet.overlaps(subnet));
         let with_v6 = |subnet: Subnet| if plan.ipv6 { subnet.with_v6(self.made) } else { subnet };
         if let Some((base, prefix)) = plan.subnet {
@@ -195,23 +202,35 @@ impl Networks {
             return Ok(with_v6(subnet));
         }
         let mut numbers = (0..32_768_u32).map(|more| ((u32::from(self.made) + more) % 32_768) as u16);
-        let free = numbers.find_map(|number| {
-            Some(Subnet::numbered(number))
-                .filter(|subnet| taken(subnet).is_none() && !self.doomed.overlaps(subnet))
-        });
+        let free = numbers
+            .find_map(|number| Some(Subnet::numbered(number)).filter(|subnet| taken(subnet).is_none()));
         free.map(with_v6).ok_or_else(|| "all subnets are taken".to_owned())
     }
 
-    /// Removes a network. Its bridge goes later, with those of others.
+    /// Removes a network. Its bridge is kept without addresses.
     pub(crate) fn remove(&mut self, key: &str) -> Result<(), Trouble> {
-        let Some(bridge) = self.bridges.remove(key) else { return Ok(()) };
-        let doomed = self.doomed.add(&self.netlink, bridge.index, bridge.subnet);
-        doomed.trying(|| format!("remove the network `{key}`"))
+        let Some(Bridge { index, subnet, .. }) = self.bridges.remove(key) else { return Ok(()) };
+        let doing = || format!("remove the network `{key}`");
+        self.netlink.remove_address(index, subnet.gateway().into(), subnet.prefix()).trying(doing)?;
+        if let Some(gateway) = subnet.gateway_v6() {
+            self.netlink.remove_address(index, gateway.into(), PREFIX_V6).trying(doing)?;
+        }
+        self.retired.push_back(index);
+        Ok(())
     }
 
-    /// The bridges that are to go.
-    pub(crate) fn doomed(&mut self) -> &mut Doomed {
-        &mut self.doomed
+    /// A bridge for a new network.
+    fn bridge(&mut self) -> Result<u32, CallError> {
+        // Interfaces of containers that have ended go a moment later. One in a namespace that was lent to another
+        // container stays as long as that runs: such a bridge is nobody else's.
+        for _ in 0..self.retired.len().min(2) {
+            let Some(index) = self.retired.pop_front() else { break };
+            if Netlink::open().and_then(|netlink| netlink.has_ports(index)).is_ok_and(|ports| !ports) {
+                return Ok(index);
+            }
+            self.retired.push_back(index);
+        }
+        self.netlink.add_bridge(&format!("shk{}", self.made))
     }
 
     /// Makes the network of a container that joins `networks`, with a way out if it is wanted, and a place to ask for
@@ -362,7 +381,10 @@ impl Networks {
     ) -> Result<(), Trouble> {
         let key = &joining.key;
         let doing = || format!("connect the container to the network `{key}`");
-        let way_out = outbound && network.way_out.is_none() && self.leads(key);
+        let leads = outbound && self.leads(key);
+        let way_out = leads && network.way_out.is_none();
+        // Without one, programs see at once that IPv6 leads nowhere.
+        let leads_v6 = leads && self.diverted[1];
         let Some(bridge) = self.bridges.get_mut(key) else {
             return Err(Trouble::new(doing(), "there is no such network"));
         };
@@ -390,6 +412,9 @@ impl Networks {
                 inner.add_address(index, v6.into(), PREFIX_V6)?;
             }
             inner.up(index)?;
+            if let Some(gateway) = address.gateway_v6.filter(|_| leads_v6) {
+                inner.add_default_route_v6(index, gateway, FIRST_METRIC + number as u32)?;
+            }
             if way_out { inner.set_default_route(index, address.gateway) } else { Ok(()) }
         })
         .trying(doing)?;

@@ -2,6 +2,7 @@
 
 use super::directory::Directory;
 use super::message::{A, AAAA, ANY, Code, PTR, Query, Record, is_query};
+use crate::native::network::addresses;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// What becomes of a query.
@@ -75,7 +76,7 @@ fn reversed(name: &str) -> Option<IpAddr> {
 fn is_ours(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => v4.octets()[0] == 10 && v4.octets()[1] >= 128,
-        IpAddr::V6(v6) => v6.segments()[..3] == [0xfd73, 0x686b, 0],
+        IpAddr::V6(v6) => addresses::is_ours(v6),
     }
 }
 
