@@ -42,7 +42,9 @@ fn bytes_are_kept() -> shakedown::Result {
 #[test]
 fn lines_are_chosen() -> shakedown::Result {
     let script = "echo one; echo two >&2; echo three; until [ -e /go ]; do sleep 0.05; done; echo four";
-    let running = sh(script).wait(Wait::log("three")).start().blocking()?;
+    // The streams are read one beside the other: the second may be there before the first.
+    let written = Wait::log("two").and(Wait::log("three"));
+    let running = sh(script).wait(written).start().blocking()?;
     let of = |options: LogOptions| Ok::<_, shakedown::Failure>(running.logs_of(options).blocking()?.text());
     assert_eq!(of(LogOptions::new().stderr())?, "two\n");
     assert_eq!(of(LogOptions::new().stdout())?, "one\nthree\n");

@@ -21,17 +21,16 @@ async fn services_reach_each_other_by_name() -> shakedown::Result {
     Ok(())
 }
 
+/// A web server on port 8080 that has nothing to give, and answers so.
+fn web() -> GenericContainer {
+    sh("exec httpd -f -p 8080").name("web").wait(Wait::port(8080))
+}
+
 /// Every name works: the declared aliases, and the service's own.
 #[test]
 fn all_names_resolve() -> shakedown::Result {
     let net = Network::new();
-    let web = sh("exec httpd -f -p 8080")
-        .name("web")
-        .network(&net)
-        .alias("shop")
-        .alias("till")
-        .start()
-        .blocking()?;
+    let web = web().network(&net).alias("shop").alias("till").start().blocking()?;
     let client = idle().network(&net).start().blocking()?;
     for name in ["shop", "till", "web"] {
         let url = format!("http://{name}:8080/nothing");
@@ -45,9 +44,9 @@ fn all_names_resolve() -> shakedown::Result {
 /// A container on another network is not found by name.
 #[test]
 fn networks_are_apart() -> shakedown::Result {
-    let web = sh("exec httpd -f -p 8080").name("web").network(&Network::new()).start().blocking()?;
+    let web = web().network(&Network::new()).start().blocking()?;
     let stranger = idle().network(&Network::new()).start().blocking()?;
-    let answer = stranger.exec(["wget", "-q", "-T", "2", "-O", "-", "http://web:8080/"]).blocking()?;
+    let answer = stranger.exec(["timeout", "5", "wget", "-q", "-O", "-", "http://web:8080/"]).blocking()?;
     assert_ne!(answer.code(), 0, "{answer:?}");
     assert!(!answer.stderr().contains("404"), "{answer:?}");
     drop(web);
@@ -58,7 +57,7 @@ fn networks_are_apart() -> shakedown::Result {
 #[test]
 fn a_container_joins_several_networks() -> shakedown::Result {
     let (front, back) = (Network::new(), Network::new());
-    let web = sh("exec httpd -f -p 8080").network(&front).alias("in-front").network(&back).alias("behind");
+    let web = web().network(&front).alias("in-front").network(&back).alias("behind");
     let web = web.start().blocking()?;
     for (net, name) in [(&front, "in-front"), (&back, "behind")] {
         let client = idle().name("client").network(net).start().blocking()?;
@@ -253,10 +252,30 @@ fn a_borrowed_network_joins_no_networks() -> shakedown::Result {
 #[test]
 fn a_borrowed_network_has_its_names() -> shakedown::Result {
     let net = Network::new();
-    let web = sh("exec httpd -f -p 8080").name("web").network(&net).start().blocking()?;
+    let web = web().network(&net).start().blocking()?;
     let owner = idle().network(&net).start().blocking()?;
     let mode = NetworkMode::Container(owner.id().to_owned());
     let answer = said("timeout 10 wget -q -O - http://web:8080/nothing 2>&1; :", |c| c.network_mode(mode));
+    assert!(answer.contains("404"), "{answer}");
+    drop(web);
+    Ok(())
+}
+
+/// Who has the network of a container that is gone is on no network that is made afterwards, whatever its addresses.
+#[test]
+fn a_borrowed_network_is_not_the_next_one() -> shakedown::Result {
+    let [subnet] = subnets();
+    let net = || Network::new().subnet(&subnet);
+    let owner = idle().network(&net()).ip(address(&subnet, 7)).start().blocking()?;
+    let guest = idle().network_mode(NetworkMode::Container(owner.id().to_owned())).start().blocking()?;
+    drop(owner);
+    let next = net();
+    let web = web().network(&next).ip(address(&subnet, 9)).start().blocking()?;
+    let url = format!("http://{}:8080/nothing", address(&subnet, 9));
+    let fetch = format!("timeout 5 wget -q -O - {url} 2>&1; :");
+    let answer = guest.exec(["sh", "-c", &fetch]).blocking()?;
+    assert!(!answer.stdout().contains("404"), "{answer:?}");
+    let answer = said(&fetch, |c| c.network(&next).ip(address(&subnet, 11)));
     assert!(answer.contains("404"), "{answer}");
     drop(web);
     Ok(())
@@ -270,7 +289,7 @@ fn a_network_has_ipv6_if_it_is_declared() -> shakedown::Result {
         return Ok(());
     }
     let serve = "mkdir /www; echo open > /www/index.html; exec httpd -f -p [::]:8080 -h /www";
-    let web = sh(serve).name("web").network(&net).wait(Wait::running()).start().blocking()?;
+    let web = sh(serve).name("web").network(&net).wait(Wait::port(8080)).start().blocking()?;
     let client = debian().network(&net).start().blocking()?;
     let found = client.exec(["getent", "ahostsv6", "web"]).blocking()?.success()?;
     let address = found.stdout().split_whitespace().next().unwrap_or_default().to_owned();
@@ -333,7 +352,7 @@ fn many_networks_get_along() -> shakedown::Result {
     let nets = subnets::<50>().map(|subnet| Network::new().subnet(subnet));
     let all =
         |container: GenericContainer| nets.iter().fold(container, |container, net| container.network(net));
-    let web = all(sh("exec httpd -f -p 8080").name("web")).start().blocking()?;
+    let web = all(web()).start().blocking()?;
     for net in [&nets[0], &nets[49]] {
         let answer = said("timeout 10 wget -q -O - http://web:8080/nothing 2>&1; :", |c| c.network(net));
         assert!(answer.contains("404"), "{answer}");

@@ -6,7 +6,7 @@ use crate::check::{can, idle, missing, refused, said, say, sh};
 use shakedown::prelude::*;
 use shakedown::{Build, FailureKind, NetworkMode};
 use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 
 /// This machine's address on its network, where it has one.
 fn own_address() -> Option<IpAddr> {
@@ -60,6 +60,41 @@ fn containers_reach_the_outside() {
     assert_eq!(said(&get(&shop), |c| c.network(&internal).network(&net)), "open\n");
 }
 
+/// This machine's address on its network for IPv6, where it has one; said if not.
+fn outside_v6() -> Option<IpAddr> {
+    if let Some(reason) = missing("ipv6 networks").or_else(|| missing("ipv6 outbound")) {
+        say(&format!("cannot run here: no ipv6 outbound: {reason}"));
+        return None;
+    }
+    let socket = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)).ok()?;
+    let own = socket.connect(("2001:db8::1", 9)).and_then(|()| socket.local_addr());
+    let own = own.ok().map(|own| own.ip()).filter(|address| !address.is_loopback());
+    if own.is_none() {
+        say("cannot run here: this machine is on no network with IPv6");
+    }
+    own
+}
+
+/// Over IPv6 as well, from networks that have it: connections, datagrams, and what is refused.
+#[test]
+fn networks_with_ipv6_reach_the_outside() {
+    let Some(address) = outside_v6() else { return };
+    let (shop, net) = (shop(address), Network::new().ipv6());
+    assert_eq!(said(&get(&shop), |c| c.network(&net)), "open\n");
+    let plain = Network::new();
+    assert_eq!(said(&get(&shop), |c| c.network(&plain).network(&net)), "open\n");
+    let closed = TcpListener::bind((address, 0)).unwrap().local_addr().unwrap();
+    let script = format!("nc {} {} </dev/null 2>&1 || echo code $?", closed.ip(), closed.port());
+    let answer = said(&script, |c| c.network(&net));
+    assert!(answer.contains("refused") && answer.contains("code 1"), "{answer}");
+    let internal = Network::new().ipv6().internal();
+    if keeps_the_host_out() {
+        let answer = said(&get(&shop), |c| c.network(&internal));
+        assert!(answer.contains("unreachable"), "{answer}");
+    }
+    datagrams(address, &[Some(net)]);
+}
+
 /// A container that makes interfaces and rules of its own, such as one that runs Docker, reaches the outside as well.
 #[test]
 fn containers_with_rights_over_their_network_reach_the_outside() {
@@ -104,7 +139,12 @@ fn a_closed_port_refuses() {
 /// Datagrams and their answers arrive, those larger than a packet as well.
 #[test]
 fn datagrams_are_carried() {
-    let Some(address) = outside() else { return };
+    if let Some(address) = outside() {
+        datagrams(address, &[None, Some(Network::new())]);
+    }
+}
+
+fn datagrams(address: IpAddr, networks: &[Option<Network>]) {
     let socket = UdpSocket::bind((address, 0)).unwrap();
     let at = socket.local_addr().unwrap();
     std::thread::spawn(move || {
@@ -128,10 +168,10 @@ fn datagrams_are_carried() {
         at.ip(),
         at.port()
     );
-    for net in [None, Some(Network::new())] {
+    for net in networks {
         let debian =
             GenericContainer::new("postgres:17").entrypoint(["bash", "-c"]).command([script.as_str()]);
-        let debian = match &net {
+        let debian = match net {
             Some(net) => debian.network(net),
             None => debian,
         };

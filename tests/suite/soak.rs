@@ -145,6 +145,28 @@ async fn many_containers_run_at_once() {
     }
 }
 
+/// Many containers with a network each are gone as soon as others when their test is killed, and the keeper goes on.
+#[tokio::test]
+async fn many_networks_go_at_once() {
+    hold_and_kill("each").await;
+}
+
+/// The same with one network for all of them.
+#[tokio::test]
+async fn a_large_network_goes_at_once() {
+    hold_and_kill("one").await;
+}
+
+async fn hold_and_kill(networks: &str) {
+    let (place, count) = (TempDir::new().unwrap(), number("SHAKEDOWN_SOAK_NETWORKS", 8));
+    let mut target = Target::launch(place.path(), &["hold", &count.to_string(), networks]);
+    for _ in 0..count {
+        timeout(HANGS, target.until_ready()).await.expect("a container hangs");
+    }
+    target.kill().await;
+    say(&format!("{count} containers, networks: {networks}: gone after {:.2?}", target.is_gone().await));
+}
+
 /// KiB of memory that are the keeper's and the launcher's alone, without what they share with the program's file.
 async fn grown(place: &Path) -> usize {
     let keeper = keeper(place).await.info().await.unwrap().pid;

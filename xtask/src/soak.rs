@@ -13,7 +13,8 @@ use crate::{Silent, leaks};
 /// How long what was killed may take to go.
 const GONE_WITHIN: Duration = Duration::from_secs(10);
 
-const USAGE: &str = "usage: cargo xtask soak [--containers N] [--kills N] [--connections N] [--running N]";
+const USAGE: &str =
+    "usage: cargo xtask soak [--containers N] [--kills N] [--connections N] [--running N] [--networks N]";
 
 /// The options, the variables by which the tests know them, and their values unless they are given.
 const NUMBERS: &[(&str, &str, &str)] = &[
@@ -21,6 +22,7 @@ const NUMBERS: &[(&str, &str, &str)] = &[
     ("--kills", "SHAKEDOWN_SOAK_KILLS", "1000"),
     ("--connections", "SHAKEDOWN_SOAK_CONNECTIONS", "10000"),
     ("--running", "SHAKEDOWN_SOAK_RUNNING", "300"),
+    ("--networks", "SHAKEDOWN_SOAK_NETWORKS", "300"),
 ];
 
 /// The task.
@@ -69,7 +71,7 @@ mod tests {
     fn numbers_are_read() {
         let args = ["--kills", "5"].map(str::to_owned);
         let numbers: Vec<String> = numbers(&args).unwrap().into_iter().map(|(_, number)| number).collect();
-        assert_eq!(numbers, ["1000", "5", "10000", "300"]);
+        assert_eq!(numbers, ["1000", "5", "10000", "300", "300"]);
         assert!(super::numbers(&["--kill".to_owned(), "5".to_owned()]).is_err());
         assert!(super::numbers(&["--kills".to_owned()]).is_err());
     }

@@ -217,6 +217,7 @@ impl Driver for DockerDriver {
         let missing = (!self.inner.endpoint.is_local()).then(|| host_ports::REMOTE.to_owned());
         list.push(Capability { name: "host ports".to_owned(), missing });
         list.push(Capability { name: "image mounts".to_owned(), missing: self.image_mounts_missing() });
+        list.push(Capability { name: "ipv6 outbound".to_owned(), missing: self.ipv6_outbound_missing() });
         list.push(Capability {
             name: "masks with a mounted /dev".to_owned(),
             missing: Some(FALSE_NULL.to_owned()),
@@ -429,11 +430,21 @@ fn warned(info: &SystemInfo, of: &str) -> Option<String> {
 }
 
 impl DockerDriver {
-    /// Why images cannot be mounted: the daemon has it from API 1.48 on.
+    /// Why images cannot be mounted.
     fn image_mounts_missing(&self) -> Option<String> {
+        self.older_than(48, "mounts images")
+    }
+
+    /// Why networks do not lead to the outside over IPv6.
+    fn ipv6_outbound_missing(&self) -> Option<String> {
+        self.older_than(46, "translates addresses of IPv6")
+    }
+
+    /// What the daemon does from this minor version of the API on, if it is older.
+    fn older_than(&self, minor: usize, does: &str) -> Option<String> {
         let version = self.inner.docker.client_version();
-        let old = (version.major_version, version.minor_version) < (1, 48);
-        old.then(|| format!("the daemon speaks API {version}, and mounts images from 1.48 on"))
+        let old = (version.major_version, version.minor_version) < (1, minor);
+        old.then(|| format!("the daemon speaks API {version}, and {does} from 1.{minor} on"))
     }
 
     /// Refuses what the daemon would leave out without a word, or not understand.

@@ -79,6 +79,16 @@ impl Master {
     }
 }
 
+/// Reads what was written in the terminal. That nobody has the other end open any more is told as `EIO`, but also while the
+/// last that was written is still on its way: the kernel fetches it, looks whether there is any, and only then whether the
+/// other end is closed (`n_tty_read`). So what was written and closed in between is there for a second read.
+fn read_to_the_end(master: &OwnedFd, space: &mut [u8]) -> Result<usize, Errno> {
+    match rustix::io::read(master, &mut *space) {
+        Err(Errno::IO) => rustix::io::read(master, space),
+        first => first,
+    }
+}
+
 impl AsyncRead for Master {
     fn poll_read(
         self: Pin<&mut Self>,
@@ -88,7 +98,7 @@ impl AsyncRead for Master {
         loop {
             let mut ready = ready!(self.fd.poll_read_ready(cx))?;
             let space = buffer.initialize_unfilled();
-            match ready.try_io(|fd| Ok(rustix::io::read(fd.get_ref(), &mut *space)?)) {
+            match ready.try_io(|fd| Ok(read_to_the_end(fd.get_ref(), &mut *space)?)) {
                 Ok(Ok(length)) => {
                     buffer.advance(length);
                     return Poll::Ready(Ok(()));

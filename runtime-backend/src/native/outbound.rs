@@ -8,7 +8,7 @@ use super::network::addresses::{Address, HOST, LONE, Plan};
 use super::network::gateway::{Gateway, Permit};
 use super::network::resolver::Resolver;
 use shakedown_spec::{Attachment, Container, NetworkMode};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::OwnedFd;
 use tokio::sync::OnceCell;
 
@@ -21,6 +21,14 @@ pub(super) const HOST_GATEWAY: &str = "host-gateway";
 
 /// Why a container cannot have the host's network.
 pub(super) const HOST_NETWORK: &str = "only root may start a process in the host's network namespace";
+
+/// Why no network has IPv6.
+const NO_IPV6: &str = "this kernel has no IPv6, or it is switched off";
+
+/// Why containers have no addresses on IPv6 here, if they have not.
+pub(super) fn missing_ipv6() -> Option<String> {
+    (!std::path::Path::new("/proc/net/if_inet6").exists()).then(|| NO_IPV6.to_owned())
+}
 
 /// A declared address of a name, as the container's `/etc/hosts` has it; `hosts_own` if its network is the host's.
 pub(super) fn host_address(address: &str, hosts_own: bool) -> String {
@@ -38,6 +46,8 @@ pub(super) struct Outbound {
     missing: Option<String>,
     /// That of all networks together.
     networks: OnceCell<Gateway>,
+    /// The same for IPv6.
+    networks_v6: OnceCell<Gateway>,
 }
 
 impl Outbound {
@@ -48,7 +58,7 @@ impl Outbound {
             let call = trouble.call.or(trouble.reason).unwrap_or_default();
             format!("packets cannot be diverted in a network namespace: {call}")
         });
-        Self { missing, networks: OnceCell::new() }
+        Self { missing, networks: OnceCell::new(), networks_v6: OnceCell::new() }
     }
 
     /// Why containers do not reach the outside here, if they do not.
@@ -61,9 +71,19 @@ impl Outbound {
         self.missing.is_none() && container.network_mode.is_default() && container.outbound.unwrap_or(true)
     }
 
-    /// Makes the way out of networks.
-    pub(super) async fn open(&self, launcher: &Handle) -> Result<(), Trouble> {
-        self.networks.get_or_try_init(|| open(launcher)).await.map(drop)
+    /// Why containers do not reach the outside over IPv6 here, if they do not.
+    pub(super) fn missing_v6(&self) -> Option<String> {
+        let no_route = || (!has_route_v6()).then(|| "this machine has no route for IPv6".to_owned());
+        self.missing.clone().or_else(missing_ipv6).or_else(no_route)
+    }
+
+    /// Makes the way out of networks; over IPv6 as well if it is wanted and leads anywhere.
+    pub(super) async fn open(&self, launcher: &Handle, v6: bool) -> Result<(), Trouble> {
+        self.networks.get_or_try_init(|| open(launcher, false)).await?;
+        if v6 && self.missing_v6().is_none() {
+            self.networks_v6.get_or_try_init(|| open(launcher, true)).await?;
+        }
+        Ok(())
     }
 
     /// Whether this container can reach the outside.
@@ -93,7 +113,8 @@ impl Outbound {
             networks.push(Joining { key: SHARED.to_owned(), ip: None });
         }
         if outbound && !networks.is_empty() {
-            self.open(launcher).await?;
+            let v6 = |joined: &Attachment| joined.network.ipv6 && !joined.network.internal;
+            self.open(launcher, container.networks.iter().any(v6)).await?;
         }
         Ok(Connection::Own { networks, outbound, resolver: false })
     }
@@ -110,7 +131,7 @@ impl Outbound {
         }
         if !exits.is_empty() {
             let own = serve(exits)?;
-            own.admit(LONE, permit(container, &Address::ALONE));
+            own.admit(LONE.into(), permit(container, &Address::ALONE));
             return Ok(Some(own));
         }
         let internal = container.networks.iter().map(|joined| joined.network.internal);
@@ -125,14 +146,20 @@ impl Outbound {
     /// Lets a container out over a network.
     pub(super) fn admit_at(&self, container: &Container, address: &Address) {
         if let Some(gateway) = self.networks.get() {
-            gateway.admit(address.v4, permit(container, address));
+            gateway.admit(address.v4.into(), permit(container, address));
+        }
+        if let (Some(gateway), Some(v6)) = (self.networks_v6.get(), address.v6) {
+            gateway.admit(v6.into(), permit(container, address));
         }
     }
 
     /// Ends what is carried for a container over a network.
     pub(super) fn dismiss_at(&self, address: &Address) {
         if let Some(gateway) = self.networks.get() {
-            gateway.dismiss(address.v4);
+            gateway.dismiss(address.v4.into());
+        }
+        if let (Some(gateway), Some(v6)) = (self.networks_v6.get(), address.v6) {
+            gateway.dismiss(v6.into());
         }
     }
 
@@ -163,8 +190,16 @@ fn changes_its_network(container: &Container) -> bool {
     container.privileged || container.cap_add.iter().any(grants)
 }
 
-async fn open(launcher: &Handle) -> Result<Gateway, Trouble> {
-    let (_, exits) = launcher.ask_for(Request::OpenExit).await?;
+/// Whether this machine reaches anything over IPv6. Connecting a datagram socket sends nothing; the address is one for
+/// documentation (RFC 3849).
+fn has_route_v6() -> bool {
+    let documentation = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
+    let socket = std::net::UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0));
+    socket.and_then(|socket| socket.connect((documentation, 9))).is_ok()
+}
+
+async fn open(launcher: &Handle, v6: bool) -> Result<Gateway, Trouble> {
+    let (_, exits) = launcher.ask_for(Request::OpenExit { v6 }).await?;
     serve(exits)
 }
 

@@ -30,7 +30,7 @@ use super::network::addresses::HOST;
 use super::network::carrier::Carrier;
 use super::network::names::Directory;
 use super::network::publish;
-use super::outbound::{HOST_NETWORK, Outbound};
+use super::outbound::{HOST_NETWORK, Outbound, missing_ipv6};
 use super::streams::Checked;
 use super::transfer;
 use crate::build::{BuildProgress, BuildRequest};
@@ -191,8 +191,9 @@ impl Driver for NativeDriver {
             ("privileged", (identity != Identity::Root).then(|| "it needs root".to_owned())),
             ("udp ports", None),
             ("sctp ports", Some(NO_SCTP.to_owned())),
-            ("ipv6 networks", networks::missing_ipv6()),
+            ("ipv6 networks", missing_ipv6()),
             ("outbound", self.outbound.missing().map(str::to_owned)),
+            ("ipv6 outbound", self.outbound.missing_v6()),
             ("host ports", self.outbound.missing().map(str::to_owned)),
             ("internal without the host", None),
             ("no outbound", None),

@@ -8,15 +8,8 @@ use crate::native::instance::{Instance, Place};
 use crate::native::launch::Trouble;
 use crate::native::launcher::{Joining, Reply, Request};
 use crate::native::network::addresses::Plan;
+use crate::native::outbound::missing_ipv6;
 use shakedown_spec::{Attachment, Failure, FailureKind, Network};
-
-/// Why no network has IPv6.
-pub(super) const NO_IPV6: &str = "this kernel has no IPv6, or it is switched off";
-
-/// Why containers have no addresses on IPv6 here, if they have not.
-pub(super) fn missing_ipv6() -> Option<String> {
-    (!std::path::Path::new("/proc/net/if_inet6").exists()).then(|| NO_IPV6.to_owned())
-}
 
 impl NativeDriver {
     pub(super) async fn make_network(&self, network: &Network) -> Result<()> {
@@ -44,7 +37,7 @@ impl NativeDriver {
         }
         let outbound = self.outbound.wanted(container);
         if outbound && !joined.network.internal && !instance.has_gateway() {
-            self.outbound.open(&self.launcher).await.map_err(failed)?;
+            self.outbound.open(&self.launcher, joined.network.ipv6).await.map_err(failed)?;
         }
         let request = Request::JoinNetwork {
             id: id.to_owned(),

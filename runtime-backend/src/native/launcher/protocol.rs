@@ -86,8 +86,9 @@ pub(crate) enum Request {
     JoinNetwork { id: String, joining: Joining, outbound: bool, resolver: bool },
     /// Take a container, which may run, from a network.
     LeaveNetwork { id: String, key: String, outbound: bool },
-    /// Divert what leaves the networks. Answered by `Done`, the first time with the sockets beside it to which it comes.
-    OpenExit,
+    /// Divert what leaves the networks, over IPv6 or over IPv4. Answered by `Done`, the first time with the sockets beside
+    /// it to which it comes.
+    OpenExit { v6: bool },
     /// Remove a network; one that is not there is no error.
     RemoveNetwork { key: String },
     /// Do a piece of work with files in a process of its own. Descriptors: the data's pipe or file, then a pipe to

@@ -11,7 +11,7 @@ use super::worker::{self, Roots};
 use crate::native::launch::mounts::{is_bind, make_devices, open_bind};
 use crate::native::launch::{self, Join, Joined, Joining, Program, Trouble, Trying, World};
 use crate::native::network::addresses::Address;
-use crate::native::network::namespace::{ContainerNetwork, Networks};
+use crate::native::network::namespace::{ContainerNetwork, Leaving, Networks};
 use crate::native::rootfs::Rootfs;
 use crate::native::seccomp::{self, Filter, Policy};
 use crate::native::sys::{self, CallError, Called, Clone, Stack};
@@ -183,6 +183,8 @@ struct Server<'a> {
     proc: OwnedFd,
     own_pids: OwnedFd,
     networks: Networks,
+    /// Children that take containers from networks, with the requests to answer.
+    leaving: BTreeMap<u64, (u64, Leaving)>,
     /// The host's network namespace.
     host: Option<OwnedFd>,
     /// Where the devices of containers are, if nodes can be made.
@@ -239,6 +241,7 @@ impl<'a> Server<'a> {
             proc,
             own_pids,
             networks: Networks::new()?,
+            leaving: BTreeMap::new(),
             host,
             devices,
             containers: BTreeMap::new(),
@@ -322,6 +325,7 @@ impl<'a> Server<'a> {
         let signal = status.as_ref().and_then(rustix::process::WaitIdStatus::terminating_signal);
         let code = status.as_ref().and_then(rustix::process::WaitIdStatus::exit_status);
         let code = code.unwrap_or_else(|| 128 + signal.unwrap_or(0));
+        self.has_left(number, code);
         let own = self.containers.values().filter_map(|container| container.init.as_ref());
         if let Some(mounts) = own.filter(|init| init.child == number).find_map(|init| init.mounts) {
             share::kill_all(&self.proc, mounts);
@@ -337,9 +341,23 @@ impl<'a> Server<'a> {
         }
     }
 
+    /// Answers the request for which this child took a container from a network, if it did.
+    fn has_left(&mut self, number: u64, code: i32) {
+        let Some((seq, leaving)) = self.leaving.remove(&number) else { return };
+        self.networks.has_left(&leaving);
+        let gone = match code {
+            0 => done(),
+            errno => Err(Errno::from_raw_os_error(errno))
+                .call(|| "netlink(RTM_DELLINK)".to_owned())
+                .trying(|| left(&leaving)),
+        };
+        self.reply(seq, gone);
+    }
+
     fn answer(&mut self, Envelope { seq, request }: Envelope, descriptors: Vec<OwnedFd>) {
         let answer = match request {
             Request::Remove { id } => self.remove(&id, seq),
+            Request::LeaveNetwork { id, key, outbound } => self.leave_network(&id, &key, outbound, seq),
             Request::Exec { id, process, filter } => match self.exec(&id, &process, filter, &descriptors) {
                 Ok(joining) => {
                     self.joining.insert(seq, joining);
@@ -367,8 +385,8 @@ impl<'a> Server<'a> {
     fn carry_out(&mut self, request: Request, descriptors: Vec<OwnedFd>) -> Answer {
         match request {
             Request::TryExit => self.networks.try_exit().and_then(|()| done()),
-            Request::OpenExit => {
-                let exits = self.networks.open_exit()?;
+            Request::OpenExit { v6 } => {
+                let exits = self.networks.open_exit(v6)?;
                 Ok((Reply::Done, exits.into_iter().flatten().collect()))
             }
             Request::Prepare { id, layers, upper, connection, paths } => {
@@ -395,13 +413,12 @@ impl<'a> Server<'a> {
                 let (address, sockets) = networks.connect(network, &joining, outbound, resolver)?;
                 Ok((Reply::Prepared { addresses: vec![address], texts: Vec::new() }, sockets))
             }
-            Request::LeaveNetwork { id, key, outbound } => {
-                let (networks, network) = self.own_network(&id)?;
-                networks.disconnect(network, &key, outbound).and_then(|()| done())
-            }
             Request::RemoveNetwork { key } => self.networks.remove(&key).and_then(|()| done()),
             Request::Work { job } => self.work(job, descriptors),
-            Request::Hello { .. } | Request::Remove { .. } | Request::Exec { .. } => done(),
+            Request::Hello { .. }
+            | Request::Remove { .. }
+            | Request::LeaveNetwork { .. }
+            | Request::Exec { .. } => done(),
         }
     }
 
@@ -419,6 +436,32 @@ impl<'a> Server<'a> {
                 Err(Trouble::new("change the container's networks", "its network is not its own"))
             }
             None => Err(Trouble::new("find the container", format!("there is no `{id}`"))),
+        }
+    }
+
+    /// Takes the container from a network. Answered when its interface is gone, for which a child waits.
+    fn leave_network(&mut self, id: &str, key: &str, outbound: bool, seq: u64) -> Option<Answer> {
+        let begun =
+            self.own_network(id).and_then(|(networks, network)| networks.disconnect(network, key, outbound));
+        let leaving = match begun {
+            Ok(leaving) => leaving,
+            Err(trouble) => return Some(Err(trouble)),
+        };
+        let remove = || {
+            sys::close_other_than(&[]);
+            leaving.remove_interface().map_or_else(|error| error.errno.raw_os_error(), |()| 0)
+        };
+        match sys::fork_namespaces(0, remove) {
+            Ok(child) => {
+                let child = self.adopt(child);
+                self.leaving.insert(child, (seq, leaving));
+                None
+            }
+            Err(_) => {
+                let removed = leaving.remove_interface();
+                self.networks.has_left(&leaving);
+                Some(removed.trying(|| left(&leaving)).and_then(|()| done()))
+            }
         }
     }
 
@@ -710,6 +753,11 @@ fn make_directory(root: &OwnedFd, path: &Path) -> Result<(), Trouble> {
 fn put_down(process: &Clone) {
     let _ = rustix::process::pidfd_send_signal(&process.pidfd, Signal::KILL);
     crate::native::reap::collect(&process.pidfd);
+}
+
+/// What is being tried with a container that leaves a network.
+fn left(leaving: &Leaving) -> String {
+    format!("take the container from the network `{}`", leaving.key)
 }
 
 fn done() -> Answer {

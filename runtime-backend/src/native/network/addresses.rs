@@ -14,6 +14,14 @@ pub(crate) const RESOLVER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 11);
 /// The length of a prefix on IPv6.
 pub(crate) const PREFIX_V6: u8 = 64;
 
+/// Of a unique local prefix (RFC 4193) that all sessions share: each network has 64 bits of it.
+const UNIQUE_LOCAL: u128 = 0xfd73_686b_0000 << 80;
+
+/// Whether it is an address of a network of this or another session.
+pub(crate) fn is_ours(address: Ipv6Addr) -> bool {
+    u128::from(address) >> 80 == UNIQUE_LOCAL >> 80
+}
+
 /// A container's place in a network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Address {
@@ -23,11 +31,13 @@ pub(crate) struct Address {
     pub(crate) v6: Option<Ipv6Addr>,
     /// The network's own address.
     pub(crate) gateway: Ipv4Addr,
+    /// The network's own address on IPv6.
+    pub(crate) gateway_v6: Option<Ipv6Addr>,
 }
 
 impl Address {
     /// That of a container that is on no network.
-    pub(crate) const ALONE: Self = Self { v4: LONE, v6: None, gateway: HOST };
+    pub(crate) const ALONE: Self = Self { v4: LONE, v6: None, gateway: HOST, gateway_v6: None };
 }
 
 /// What a declaration says about a network's addresses.
@@ -69,9 +79,8 @@ impl Subnet {
         Self { base, prefix, gateway, taken: BTreeSet::from([gateway]), last: base, v6: None }
     }
 
-    /// The same with addresses on IPv6, of a unique local prefix (RFC 4193).
+    /// The same with addresses on IPv6.
     pub(crate) fn with_v6(mut self, number: u16) -> Self {
-        const UNIQUE_LOCAL: u128 = 0xfd73_686b_0000 << 80;
         self.v6 = Some(UNIQUE_LOCAL | u128::from(number) << 64);
         self
     }
@@ -79,6 +88,16 @@ impl Subnet {
     /// The bridge's own address.
     pub(crate) fn gateway(&self) -> Ipv4Addr {
         Ipv4Addr::from(self.gateway)
+    }
+
+    /// The bridge's own address on IPv6.
+    pub(crate) fn gateway_v6(&self) -> Option<Ipv6Addr> {
+        self.on_v6(self.gateway)
+    }
+
+    /// The address on IPv6 of who has this one on IPv4.
+    fn on_v6(&self, address: u32) -> Option<Ipv6Addr> {
+        self.v6.map(|prefix| Ipv6Addr::from(prefix | u128::from(address)))
     }
 
     /// The length of its prefix.
@@ -107,8 +126,8 @@ impl Subnet {
         let address = address.filter(free)?;
         self.taken.insert(address);
         self.last = address;
-        let v6 = self.v6.map(|prefix| Ipv6Addr::from(prefix | u128::from(address)));
-        Some(Address { v4: Ipv4Addr::from(address), v6, gateway: self.gateway() })
+        let (v4, v6) = (Ipv4Addr::from(address), self.on_v6(address));
+        Some(Address { v4, v6, gateway: self.gateway(), gateway_v6: self.gateway_v6() })
     }
 
     /// Gives an address back.
@@ -142,6 +161,8 @@ mod tests {
         let found = subnet.take(Some(wanted)).unwrap();
         assert_eq!((found.v4, found.gateway), (wanted, gateway));
         assert_eq!(found.v6.unwrap().to_string(), "fd73:686b:0:3::a05:1");
+        assert_eq!(found.gateway_v6.unwrap().to_string(), "fd73:686b:0:3::a05:6");
+        assert!(is_ours(found.v6.unwrap()) && !is_ours("fd73:686c::1".parse().unwrap()));
         for taken in [wanted, gateway, Ipv4Addr::new(10, 5, 0, 7), Ipv4Addr::new(10, 5, 0, 8)] {
             assert_eq!(subnet.take(Some(taken)), None, "{taken}");
         }

@@ -17,16 +17,15 @@ use super::netlink::{LOOPBACK, Message, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, N
 use crate::native::sys::{CallError, Called};
 use nix::sys::socket::{SetSockOpt, setsockopt, sockopt};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketAddrV4, SocketFlags, SocketType, ipproto, socket_with};
-use std::net::Ipv4Addr;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, socket_with};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsFd, OwnedFd};
 
 /// Where diverted connections arrive.
 const ENTRANCE: SocketAddrV4 = SocketAddrV4::new(HOST, 1);
+const ENTRANCE_V6: SocketAddrV6 = SocketAddrV6::new(Ipv6Addr::new(0xfd73, 0x686b, 1, 0, 0, 0, 0, 1), 1, 0, 0);
 /// The mark of packets that are let through.
 const MARK: u32 = 0x5348_414b;
-/// The group of the log socket; it is the namespace's own.
-const LOG_GROUP: u16 = 1;
 const TABLE: &str = "shakedown";
 const CHAIN: &str = "outbound";
 
@@ -37,6 +36,27 @@ pub(crate) enum Place {
     Alone,
     /// The session's, with the bridges: by the routes to them.
     Bridges,
+    /// The same for IPv6.
+    BridgesV6,
+}
+
+impl Place {
+    fn is_v6(self) -> bool {
+        self == Self::BridgesV6
+    }
+
+    fn family(self) -> AddressFamily {
+        if self.is_v6() { AddressFamily::INET6 } else { AddressFamily::INET }
+    }
+
+    fn entrance(self) -> SocketAddr {
+        if self.is_v6() { ENTRANCE_V6.into() } else { ENTRANCE.into() }
+    }
+
+    /// The group of the log socket; it is the namespace's own.
+    fn log_group(self) -> u16 {
+        if self.is_v6() { 2 } else { 1 }
+    }
 }
 
 /// The sockets to which a namespace's way out leads, in the order in which they travel.
@@ -44,29 +64,38 @@ pub(crate) type Exits = [OwnedFd; 4];
 
 /// Diverts what leaves the current network namespace. The sockets are, in this order: listener, datagrams, log, raw.
 pub(crate) fn divert(place: Place) -> Result<Exits, CallError> {
-    let listener = transparent(SocketType::STREAM)?;
+    let listener = transparent(place, SocketType::STREAM)?;
     rustix::net::listen(&listener, 1024).call(|| "listen()".to_owned())?;
-    let datagrams = transparent(SocketType::DGRAM)?;
-    set(&datagrams, sockopt::Ipv4OrigDstAddr, &true, "IP_RECVORIGDSTADDR")?;
-    let raw = open(SocketType::RAW, Some(ipproto::RAW), "SOCK_RAW, IPPROTO_RAW")?;
+    let datagrams = transparent(place, SocketType::DGRAM)?;
+    if place.is_v6() {
+        set(&datagrams, sockopt::Ipv6OrigDstAddr, &true, "IPV6_RECVORIGDSTADDR")?;
+    } else {
+        set(&datagrams, sockopt::Ipv4OrigDstAddr, &true, "IP_RECVORIGDSTADDR")?;
+    }
+    let raw = open(place, SocketType::RAW, Some(ipproto::RAW), "SOCK_RAW, IPPROTO_RAW")?;
     set(&raw, sockopt::Mark, &MARK, "SO_MARK")?;
-    let log = log_socket()?;
+    let log = log_socket(place.log_group())?;
     let filter = Netlink::open_filter()?;
     filter.send(rules(place), || "NFT_MSG_NEWRULE … tproxy".to_owned())?;
-    let source = (place == Place::Alone).then_some(LONE);
-    Netlink::open()?.add_local_default(source)?;
+    let netlink = Netlink::open()?;
+    match place {
+        Place::Alone => netlink.add_local_default(Some(LONE))?,
+        Place::Bridges => netlink.add_local_default(None)?,
+        Place::BridgesV6 => netlink.add_local_default_v6()?,
+    }
     Ok([listener, datagrams, log, raw])
 }
 
 /// Lets what is sent to `address` arrive in the current network namespace, which was diverted as [`Place::Alone`].
 pub(super) fn accept(address: Ipv4Addr) -> Result<(), CallError> {
     let mut batch = header(BATCH_BEGIN, 0, 0, SUBSYSTEM).finish();
+    let place = Place::Alone;
     // Without NLM_F_APPEND it comes before the others.
-    let mut message = filter_message(NEW_RULE, NLM_F_ACK | NLM_F_CREATE);
+    let mut message = filter_message(place, NEW_RULE, NLM_F_ACK | NLM_F_CREATE);
     message.text(1, TABLE);
     message.text(2, CHAIN);
     message.nested(4 | NESTED, |expressions| {
-        let mut rule = Rule { expressions };
+        let mut rule = Rule { expressions, place };
         rule.payload(NETWORK_HEADER, 16, 4).compare(EQUAL, &address.octets()).verdict(ACCEPT);
     });
     batch.extend(message.finish());
@@ -74,16 +103,22 @@ pub(super) fn accept(address: Ipv4Addr) -> Result<(), CallError> {
     Netlink::open_filter()?.send(batch, || format!("NFT_MSG_NEWRULE ip daddr {address} accept"))
 }
 
-fn open(kind: SocketType, protocol: Option<rustix::net::Protocol>, text: &str) -> Result<OwnedFd, CallError> {
+fn open(
+    place: Place,
+    kind: SocketType,
+    protocol: Option<rustix::net::Protocol>,
+    text: &str,
+) -> Result<OwnedFd, CallError> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    socket_with(AddressFamily::INET, kind, flags, protocol).call(|| format!("socket(AF_INET, {text})"))
+    let family = if place.is_v6() { "AF_INET6" } else { "AF_INET" };
+    socket_with(place.family(), kind, flags, protocol).call(|| format!("socket({family}, {text})"))
 }
 
 /// A socket that is given connections and datagrams to any address.
-fn transparent(kind: SocketType) -> Result<OwnedFd, CallError> {
-    let socket = open(kind, None, "…")?;
+fn transparent(place: Place, kind: SocketType) -> Result<OwnedFd, CallError> {
+    let (socket, entrance) = (open(place, kind, None, "…")?, place.entrance());
     set(&socket, sockopt::IpTransparent, &true, "IP_TRANSPARENT")?;
-    rustix::net::bind(&socket, &ENTRANCE).call(|| format!("bind({ENTRANCE})"))?;
+    rustix::net::bind(&socket, &entrance).call(|| format!("bind({entrance})"))?;
     Ok(socket)
 }
 
@@ -94,7 +129,7 @@ fn set<O: SetSockOpt>(socket: &OwnedFd, option: O, value: &O::Val, name: &str) -
 }
 
 /// A socket that is told the packets of its group, whole.
-fn log_socket() -> Result<OwnedFd, CallError> {
+fn log_socket(group: u16) -> Result<OwnedFd, CallError> {
     // linux/netfilter/nfnetlink_log.h
     const NFULNL_MSG_CONFIG: u16 = 4 << 8 | 1;
     const NFULA_CFG_CMD: u16 = 1;
@@ -104,11 +139,11 @@ fn log_socket() -> Result<OwnedFd, CallError> {
     let log = Netlink::open_filter()?;
     let mut message = Message::unanswered(NFULNL_MSG_CONFIG, NLM_F_ACK);
     message.bytes.extend([0, 0]);
-    message.bytes.extend(LOG_GROUP.to_be_bytes());
+    message.bytes.extend(group.to_be_bytes());
     message.attribute(NFULA_CFG_CMD, &[NFULNL_CFG_CMD_BIND]);
     let [a, b, c, d] = 0xffff_u32.to_be_bytes();
     message.attribute(NFULA_CFG_MODE, &[a, b, c, d, NFULNL_COPY_PACKET, 0]);
-    log.send(message.finish(), || format!("NFULNL_CFG_CMD_BIND {LOG_GROUP}"))?;
+    log.send(message.finish(), || format!("NFULNL_CFG_CMD_BIND {group}"))?;
     let log = log.into_socket();
     rustix::io::ioctl_fionbio(&log, true).call(|| "ioctl(FIONBIO)".to_owned())?;
     rustix::net::sockopt::set_socket_recv_buffer_size(log.as_fd(), 1 << 20)
@@ -143,37 +178,41 @@ const TRANSPORT_HEADER: u32 = 2;
 ///   tcp tproxy to 10.88.0.1:1; udp tproxy to 10.88.0.1:1
 /// }
 /// ```
+///
+/// Of IPv6, what belongs to it alone (RFC 4861) is sent to many or to the bridge's own addresses, and arrives.
 fn rules(place: Place) -> Vec<u8> {
+    let rule = |fill: &dyn Fn(&mut Rule<'_>)| rule_with(place, 0, fill);
     let mut batch = header(BATCH_BEGIN, 0, 0, SUBSYSTEM).finish();
-    let mut table = filter_message(NEW_TABLE, NLM_F_CREATE);
+    let mut table = filter_message(place, NEW_TABLE, NLM_F_CREATE);
     table.text(1, TABLE);
     batch.extend(table.finish());
-    batch.extend(chain().finish());
+    batch.extend(chain(place).finish());
     match place {
         Place::Alone => {
             // What comes from a network that the container joins later has arrived.
-            batch.extend(rule(|rule| {
+            batch.extend(rule(&|rule| {
                 rule.interface().compare(NOT_EQUAL, &LOOPBACK.to_ne_bytes()).verdict(ACCEPT);
             }));
-            batch.extend(rule(|rule| {
+            batch.extend(rule(&|rule| {
                 rule.payload(NETWORK_HEADER, 16, 4).masked(&[255, 0, 0, 0]).compare(EQUAL, &[127, 0, 0, 0]);
                 rule.verdict(ACCEPT);
             }));
-            batch.extend(rule(|rule| {
+            batch.extend(rule(&|rule| {
                 rule.payload(NETWORK_HEADER, 16, 4).compare(EQUAL, &LONE.octets()).verdict(ACCEPT);
             }));
         }
-        Place::Bridges => batch.extend(rule(|rule| {
+        Place::Bridges | Place::BridgesV6 => batch.extend(rule(&|rule| {
             const RTN_LOCAL: u32 = 2;
             rule.address_type().compare(NOT_EQUAL, &RTN_LOCAL.to_ne_bytes()).verdict(ACCEPT);
         })),
     }
-    batch.extend(rule(|rule| {
-        const ECHO_REQUEST: u8 = 8;
-        rule.protocol(libc::IPPROTO_ICMP).payload(TRANSPORT_HEADER, 0, 1).compare(EQUAL, &[ECHO_REQUEST]);
+    batch.extend(rule(&|rule| {
+        let (protocol, echo_request) =
+            if place.is_v6() { (libc::IPPROTO_ICMPV6, 128) } else { (libc::IPPROTO_ICMP, 8) };
+        rule.protocol(protocol).payload(TRANSPORT_HEADER, 0, 1).compare(EQUAL, &[echo_request]);
         rule.verdict(DROP);
     }));
-    batch.extend(rule(|rule| {
+    batch.extend(rule(&|rule| {
         const FLAGS: u8 = 0x17;
         const SYN: u8 = 0x02;
         rule.mark().compare(NOT_EQUAL, &MARK.to_ne_bytes());
@@ -181,11 +220,11 @@ fn rules(place: Place) -> Vec<u8> {
         rule.payload(TRANSPORT_HEADER, 13, 1).masked(&[FLAGS]).compare(EQUAL, &[SYN]);
         rule.log().verdict(DROP);
     }));
-    batch.extend(rule(|rule| {
+    batch.extend(rule(&|rule| {
         rule.protocol(libc::IPPROTO_TCP).divert();
     }));
     // The end of a batch is not answered before Linux 6.10, so its last rule is.
-    batch.extend(rule_with(NLM_F_ACK, |rule| {
+    batch.extend(rule_with(place, NLM_F_ACK, |rule| {
         rule.protocol(libc::IPPROTO_UDP).divert();
     }));
     batch.extend(header(BATCH_END, 0, 0, SUBSYSTEM).finish());
@@ -200,14 +239,14 @@ fn header(kind: u16, flags: u16, family: u8, resource: u16) -> Message {
     message
 }
 
-fn filter_message(kind: u16, flags: u16) -> Message {
-    header(kind, flags, AddressFamily::INET.as_raw() as u8, 0)
+fn filter_message(place: Place, kind: u16, flags: u16) -> Message {
+    header(kind, flags, place.family().as_raw() as u8, 0)
 }
 
-fn chain() -> Message {
+fn chain(place: Place) -> Message {
     const PREROUTING: u32 = 0;
     const MANGLE: i32 = -150;
-    let mut chain = filter_message(NEW_CHAIN, NLM_F_CREATE);
+    let mut chain = filter_message(place, NEW_CHAIN, NLM_F_CREATE);
     chain.text(1, TABLE);
     chain.text(3, CHAIN);
     chain.nested(4 | NESTED, |hook| {
@@ -218,21 +257,18 @@ fn chain() -> Message {
     chain
 }
 
-fn rule(fill: impl FnOnce(&mut Rule<'_>)) -> Vec<u8> {
-    rule_with(0, fill)
-}
-
-fn rule_with(flags: u16, fill: impl FnOnce(&mut Rule<'_>)) -> Vec<u8> {
-    let mut message = filter_message(NEW_RULE, flags | NLM_F_CREATE | NLM_F_APPEND);
+fn rule_with(place: Place, flags: u16, fill: impl FnOnce(&mut Rule<'_>)) -> Vec<u8> {
+    let mut message = filter_message(place, NEW_RULE, flags | NLM_F_CREATE | NLM_F_APPEND);
     message.text(1, TABLE);
     message.text(2, CHAIN);
-    message.nested(4 | NESTED, |expressions| fill(&mut Rule { expressions }));
+    message.nested(4 | NESTED, |expressions| fill(&mut Rule { expressions, place }));
     message.finish()
 }
 
 /// The expressions of a rule. Each loads a value into a register, or acts on the one that was loaded last.
 struct Rule<'a> {
     expressions: &'a mut Message,
+    place: Place,
 }
 
 impl Rule<'_> {
@@ -289,8 +325,9 @@ impl Rule<'_> {
     }
 
     fn log(&mut self) -> &mut Self {
+        let group = self.place.log_group();
         self.expression("log", |data| {
-            data.attribute(1, &LOG_GROUP.to_be_bytes());
+            data.attribute(1, &group.to_be_bytes());
             // Told at once, not by the hundred.
             data.attribute(4, &1_u16.to_be_bytes());
         })
@@ -313,9 +350,13 @@ impl Rule<'_> {
     }
 
     fn divert(&mut self) -> &mut Self {
-        self.immediate(VALUE, &ENTRANCE.ip().octets());
-        self.immediate(SECOND_VALUE, &ENTRANCE.port().to_be_bytes());
-        let family = u32::from(AddressFamily::INET.as_raw());
+        if self.place.is_v6() {
+            self.immediate(VALUE, &ENTRANCE_V6.ip().octets());
+        } else {
+            self.immediate(VALUE, &ENTRANCE.ip().octets());
+        }
+        self.immediate(SECOND_VALUE, &self.place.entrance().port().to_be_bytes());
+        let family = u32::from(self.place.family().as_raw());
         self.expression("tproxy", |data| numbers(data, &[(1, family), (2, VALUE), (3, SECOND_VALUE)]))
     }
 }

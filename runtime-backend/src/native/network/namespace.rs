@@ -8,11 +8,15 @@ use crate::native::launch::{Trouble, Trying};
 use crate::native::launcher::Joining;
 use crate::native::sys::{self, CallError, Called};
 use rustix::fs::{CWD, Mode, OFlags};
+use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use rustix::thread::LinkNameSpaceType;
-use std::collections::BTreeMap;
-use std::net::SocketAddrV4;
+use std::collections::{BTreeMap, VecDeque};
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// That of the default route of the first network for IPv6: the kernel's own choice for a route without one.
+const FIRST_METRIC: u32 = 1024;
 
 /// All networks of a session. Lives in the launcher, whose network namespace holds the bridges.
 #[derive(Debug)]
@@ -21,6 +25,9 @@ pub(crate) struct Networks {
     home: OwnedFd,
     netlink: Netlink,
     bridges: BTreeMap<String, Bridge>,
+    /// Those of networks that were removed, for the next ones. To make one takes the kernel a fraction of a millisecond,
+    /// to take one away 17 ms (an `rcu_barrier` for each), in which no interface of the whole machine can be changed.
+    retired: VecDeque<u32>,
     made: u16,
     interfaces: u32,
     /// A namespace that was made ahead of time, for the next container.
@@ -29,8 +36,8 @@ pub(crate) struct Networks {
     maker: Option<Maker>,
     /// What the last container asked for, and the next one probably will.
     usual: Kind,
-    /// Whether what leaves the bridges' namespace is diverted.
-    diverted: bool,
+    /// Whether what leaves the bridges' namespace is diverted, over IPv4 and over IPv6.
+    diverted: [bool; 2],
 }
 
 /// A container's namespace before anything of the container is in it.
@@ -104,6 +111,27 @@ struct Member {
     outer: String,
 }
 
+/// A container's connection with a network that is about to end.
+#[derive(Debug)]
+pub(crate) struct Leaving {
+    /// The network.
+    pub(crate) key: String,
+    address: Ipv4Addr,
+    interface: String,
+}
+
+impl Leaving {
+    /// Takes the interface away. May be called in a fork of the launcher.
+    pub(crate) fn remove_interface(&self) -> Result<(), CallError> {
+        let netlink = Netlink::open()?;
+        match netlink.index(&self.interface).and_then(|index| netlink.remove(index)) {
+            // The container has ended meanwhile.
+            Err(CallError { errno: Errno::NODEV, .. }) => Ok(()),
+            other => other,
+        }
+    }
+}
+
 impl ContainerNetwork {
     /// Its addresses, in the order in which it joined; the one on its loopback interface if it is on no network.
     pub(crate) fn addresses(&self) -> Vec<Address> {
@@ -125,12 +153,13 @@ impl Networks {
             home,
             netlink,
             bridges: BTreeMap::new(),
+            retired: VecDeque::new(),
             made: 0,
             interfaces: 0,
             spare: None,
             maker: None,
             usual: Kind::AloneWithExit,
-            diverted: false,
+            diverted: [false; 2],
         })
     }
 
@@ -146,12 +175,14 @@ impl Networks {
     }
 
     /// Diverts what leaves the bridges; none if that has been done.
-    pub(crate) fn open_exit(&mut self) -> Result<Option<Exits>, Trouble> {
-        if self.diverted {
+    pub(crate) fn open_exit(&mut self, v6: bool) -> Result<Option<Exits>, Trouble> {
+        let diverted = &mut self.diverted[usize::from(v6)];
+        if *diverted {
             return Ok(None);
         }
-        let exits = divert(Place::Bridges).trying(|| "lead the networks to the outside".to_owned())?;
-        self.diverted = true;
+        let place = if v6 { Place::BridgesV6 } else { Place::Bridges };
+        let exits = divert(place).trying(|| "lead the networks to the outside".to_owned())?;
+        *diverted = true;
         Ok(Some(exits))
     }
 
@@ -163,13 +194,19 @@ impl Networks {
         let doing = || format!("make the network `{key}`");
         // Where the module br_netfilter is loaded, else, rules would be applied to what a bridge passes on, and what they
         // divert there would be lost. Each time, because it may have been loaded meanwhile.
-        let _ = std::fs::write("/proc/sys/net/bridge/bridge-nf-call-iptables", "0");
+        for family in ["iptables", "ip6tables"] {
+            let _ = std::fs::write(format!("/proc/sys/net/bridge/bridge-nf-call-{family}"), "0");
+        }
         let subnet = self.subnet(plan).map_err(|reason| Trouble::new(doing(), reason))?;
-        let index = self.netlink.add_bridge(&format!("shk{}", self.made)).trying(doing)?;
+        let index = self.bridge().trying(doing)?;
         self.made = self.made.wrapping_add(1);
-        let (gateway, prefix) = (subnet.gateway(), subnet.prefix());
+        let (gateway, prefix, gateway_v6) = (subnet.gateway(), subnet.prefix(), subnet.gateway_v6());
         self.bridges.insert(key.to_owned(), Bridge { index, subnet, internal });
-        self.netlink.add_address(index, gateway.into(), prefix).trying(doing)
+        self.netlink.add_address(index, gateway.into(), prefix).trying(doing)?;
+        match gateway_v6 {
+            Some(gateway) => self.netlink.add_address(index, gateway.into(), PREFIX_V6).trying(doing),
+            None => Ok(()),
+        }
     }
 
     /// Addresses that no other network has.
@@ -194,10 +231,30 @@ impl Networks {
         free.map(with_v6).ok_or_else(|| "all subnets are taken".to_owned())
     }
 
-    /// Removes a network.
+    /// Removes a network. Its bridge is kept without addresses.
     pub(crate) fn remove(&mut self, key: &str) -> Result<(), Trouble> {
-        let Some(bridge) = self.bridges.remove(key) else { return Ok(()) };
-        self.netlink.remove(bridge.index).trying(|| format!("remove the network `{key}`"))
+        let Some(Bridge { index, subnet, .. }) = self.bridges.remove(key) else { return Ok(()) };
+        let doing = || format!("remove the network `{key}`");
+        self.netlink.remove_address(index, subnet.gateway().into(), subnet.prefix()).trying(doing)?;
+        if let Some(gateway) = subnet.gateway_v6() {
+            self.netlink.remove_address(index, gateway.into(), PREFIX_V6).trying(doing)?;
+        }
+        self.retired.push_back(index);
+        Ok(())
+    }
+
+    /// A bridge for a new network.
+    fn bridge(&mut self) -> Result<u32, CallError> {
+        // Interfaces of containers that have ended go a moment later. One in a namespace that was lent to another
+        // container stays as long as that runs: such a bridge is nobody else's.
+        for _ in 0..self.retired.len().min(2) {
+            let Some(index) = self.retired.pop_front() else { break };
+            if Netlink::open().and_then(|netlink| netlink.has_ports(index)).is_ok_and(|ports| !ports) {
+                return Ok(index);
+            }
+            self.retired.push_back(index);
+        }
+        self.netlink.add_bridge(&format!("shk{}", self.made))
     }
 
     /// Makes the network of a container that joins `networks`, with a way out if it is wanted, and a place to ask for
@@ -265,8 +322,11 @@ impl Networks {
         };
         let before = network.joined.len();
         if let Err(trouble) = self.attach(network, joining, outbound && !network.diverted) {
-            if network.joined.len() > before {
-                let _ = self.disconnect(network, &joining.key, outbound);
+            if network.joined.len() > before
+                && let Ok(leaving) = self.disconnect(network, &joining.key, outbound)
+            {
+                let _ = leaving.remove_interface();
+                self.has_left(&leaving);
             }
             return Err(trouble);
         }
@@ -281,35 +341,39 @@ impl Networks {
         Ok((address, sockets))
     }
 
-    /// Takes a container, which may run, from a network.
+    /// Begins to take a container, which may run, from a network: what leads elsewhere leads there no longer over this
+    /// one. What is left to do takes the kernel some milliseconds, and can be done in another process.
     pub(crate) fn disconnect(
         &mut self,
         network: &mut ContainerNetwork,
         key: &str,
         outbound: bool,
-    ) -> Result<(), Trouble> {
+    ) -> Result<Leaving, Trouble> {
         let doing = || format!("take the container from the network `{key}`");
         let Some(place) = network.joined.iter().position(|member| member.key == key) else {
             return Err(Trouble::new(doing(), "it is not on it"));
         };
         let member = network.joined.remove(place);
-        if let Some(bridge) = self.bridges.get_mut(key) {
-            bridge.subnet.give_back(member.address.v4);
+        if network.way_out.as_deref() == Some(key) {
+            network.way_out = None;
+            let next = network.joined.iter().find(|member| outbound && self.leads(&member.key));
+            if let Some(next) = next {
+                self.inside(&network.namespace, |inner| {
+                    inner
+                        .set_default_route(inner.index(&format!("eth{}", next.number))?, next.address.gateway)
+                })
+                .trying(doing)?;
+                network.way_out = Some(next.key.clone());
+            }
         }
-        let index = self.netlink.index(&member.outer).trying(doing)?;
-        self.netlink.remove(index).trying(doing)?;
-        if network.way_out.as_deref() != Some(key) {
-            return Ok(());
+        Ok(Leaving { key: member.key, address: member.address.v4, interface: member.outer })
+    }
+
+    /// Ends what [`disconnect`](Self::disconnect) began, after the interface is gone.
+    pub(crate) fn has_left(&mut self, leaving: &Leaving) {
+        if let Some(bridge) = self.bridges.get_mut(&leaving.key) {
+            bridge.subnet.give_back(leaving.address);
         }
-        network.way_out = None;
-        let next = network.joined.iter().find(|member| outbound && self.leads(&member.key));
-        let Some(next) = next else { return Ok(()) };
-        self.inside(&network.namespace, |inner| {
-            inner.add_default_route(inner.index(&format!("eth{}", next.number))?, next.address.gateway)
-        })
-        .trying(doing)?;
-        network.way_out = Some(next.key.clone());
-        Ok(())
     }
 
     fn leads(&self, key: &str) -> bool {
@@ -365,7 +429,10 @@ impl Networks {
     ) -> Result<(), Trouble> {
         let key = &joining.key;
         let doing = || format!("connect the container to the network `{key}`");
-        let way_out = outbound && network.way_out.is_none() && self.leads(key);
+        let leads = outbound && self.leads(key);
+        let way_out = leads && network.way_out.is_none();
+        // Without one, programs see at once that IPv6 leads nowhere.
+        let leads_v6 = leads && self.diverted[1];
         let Some(bridge) = self.bridges.get_mut(key) else {
             return Err(Trouble::new(doing(), "there is no such network"));
         };
@@ -393,7 +460,10 @@ impl Networks {
                 inner.add_address(index, v6.into(), PREFIX_V6)?;
             }
             inner.up(index)?;
-            if way_out { inner.add_default_route(index, address.gateway) } else { Ok(()) }
+            if let Some(gateway) = address.gateway_v6.filter(|_| leads_v6) {
+                inner.add_default_route_v6(index, gateway, FIRST_METRIC + number as u32)?;
+            }
+            if way_out { inner.set_default_route(index, address.gateway) } else { Ok(()) }
         })
         .trying(doing)?;
         if way_out {

@@ -3,20 +3,25 @@
 use crate::native::sys::{CallError, Called};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 // linux/rtnetlink.h, linux/if_link.h
 const RTM_NEWLINK: u16 = 16;
 const RTM_DELLINK: u16 = 17;
+const RTM_GETLINK: u16 = 18;
 const RTM_NEWADDR: u16 = 20;
+const RTM_DELADDR: u16 = 21;
 const RTM_NEWROUTE: u16 = 24;
 const NLM_F_REQUEST: u16 = 1;
 pub(super) const NLM_F_ACK: u16 = 4;
+const NLM_F_REPLACE: u16 = 0x100;
+const NLM_F_DUMP: u16 = 0x300;
 const NLM_F_EXCL: u16 = 0x200;
 pub(super) const NLM_F_CREATE: u16 = 0x400;
 pub(super) const NLM_F_APPEND: u16 = 0x800;
 const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
 const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MASTER: u16 = 10;
@@ -29,6 +34,7 @@ const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 const RTA_GATEWAY: u16 = 5;
 const RTA_OIF: u16 = 4;
+const RTA_PRIORITY: u16 = 6;
 const RTA_PREFSRC: u16 = 7;
 const IFF_UP: u32 = 1;
 /// The loopback interface's number in every network namespace.
@@ -115,26 +121,34 @@ impl Netlink {
         self.send(Message::link(RTM_DELLINK, 0, index, 0).finish(), || format!("RTM_DELLINK #{index}"))
     }
 
-    /// Gives an interface an address.
-    pub(crate) fn add_address(&self, index: u32, address: IpAddr, prefix: u8) -> Result<(), CallError> {
-        // Nobody else can have the address: it need not be looked for, which would take a second on IPv6.
-        const IFA_F_NODAD: u8 = 2;
-        let (family, flags, octets) = match address {
-            IpAddr::V4(v4) => (AddressFamily::INET, 0, v4.octets().to_vec()),
-            IpAddr::V6(v6) => (AddressFamily::INET6, IFA_F_NODAD, v6.octets().to_vec()),
-        };
-        let mut message = Message::new(RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL);
-        // struct ifaddrmsg: family, prefix length, flags, scope (universe), index
-        message.bytes.extend([family.as_raw() as u8, prefix, flags, 0]);
-        message.bytes.extend(index.to_ne_bytes());
-        message.attribute(IFA_LOCAL, &octets);
-        message.attribute(IFA_ADDRESS, &octets);
-        self.send(message.finish(), || format!("RTM_NEWADDR {address}/{prefix} #{index}"))
+    /// Whether a bridge has interfaces. To be asked on a connection of its own: of the answer only the beginning is read.
+    pub(super) fn has_ports(&self, bridge: u32) -> Result<bool, CallError> {
+        let mut message = Message::unanswered(RTM_GETLINK, NLM_F_DUMP);
+        message.bytes.extend(link_header(0, 0));
+        message.number(IFLA_MASTER, bridge);
+        let kind = self.answer(&message.finish()).and_then(|answer| match kind_of(&answer) {
+            Some(RTM_NEWLINK) => Ok(true),
+            Some(NLMSG_DONE) => Ok(false),
+            _ => Err(Errno::BADMSG),
+        });
+        kind.call(|| format!("netlink(RTM_GETLINK master #{bridge})"))
     }
 
-    /// Sets the default route.
-    pub(crate) fn add_default_route(&self, index: u32, gateway: Ipv4Addr) -> Result<(), CallError> {
-        let mut message = Message::new(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL);
+    /// Gives an interface an address.
+    pub(crate) fn add_address(&self, index: u32, address: IpAddr, prefix: u8) -> Result<(), CallError> {
+        let message = address_message(RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, index, address, prefix);
+        self.send(message, || format!("RTM_NEWADDR {address}/{prefix} #{index}"))
+    }
+
+    /// Takes an address from an interface.
+    pub(super) fn remove_address(&self, index: u32, address: IpAddr, prefix: u8) -> Result<(), CallError> {
+        let message = address_message(RTM_DELADDR, 0, index, address, prefix);
+        self.send(message, || format!("RTM_DELADDR {address}/{prefix} #{index}"))
+    }
+
+    /// Sets the default route, in place of the one that there is.
+    pub(crate) fn set_default_route(&self, index: u32, gateway: Ipv4Addr) -> Result<(), CallError> {
+        let mut message = Message::new(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE);
         // struct rtmsg: family, lengths, tos, table (main), protocol (boot), scope (universe), type (unicast), flags
         message.bytes.extend([AddressFamily::INET.as_raw() as u8, 0, 0, 0, 254, 3, 0, 1, 0, 0, 0, 0]);
         message.attribute(RTA_GATEWAY, &gateway.octets());
@@ -155,6 +169,29 @@ impl Netlink {
         self.send(message.finish(), || "RTM_NEWROUTE local default".to_owned())
     }
 
+    /// The same for IPv6.
+    pub(super) fn add_local_default_v6(&self) -> Result<(), CallError> {
+        let mut message = Message::new(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL);
+        message.bytes.extend([AddressFamily::INET6.as_raw() as u8, 0, 0, 0, 254, 3, 254, 2, 0, 0, 0, 0]);
+        message.number(RTA_OIF, LOOPBACK);
+        self.send(message.finish(), || "RTM_NEWROUTE local default, IPv6".to_owned())
+    }
+
+    /// Adds a default route for IPv6, which goes with its interface. Of several, the one with the least `metric` is used.
+    pub(super) fn add_default_route_v6(
+        &self,
+        index: u32,
+        gateway: Ipv6Addr,
+        metric: u32,
+    ) -> Result<(), CallError> {
+        let mut message = Message::new(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL);
+        message.bytes.extend([AddressFamily::INET6.as_raw() as u8, 0, 0, 0, 254, 3, 0, 1, 0, 0, 0, 0]);
+        message.attribute(RTA_GATEWAY, &gateway.octets());
+        message.number(RTA_OIF, index);
+        message.number(RTA_PRIORITY, metric);
+        self.send(message.finish(), || format!("RTM_NEWROUTE default via {gateway}"))
+    }
+
     /// The number of an interface.
     pub(crate) fn index(&self, name: &str) -> Result<u32, CallError> {
         rustix::net::netdevice::name_to_index(&self.socket, name)
@@ -167,19 +204,44 @@ impl Netlink {
     }
 
     fn exchange(&self, messages: &[u8]) -> Result<(), Errno> {
-        rustix::net::send(&self.socket, messages, SendFlags::empty())?;
-        let mut buffer = [0_u8; 8192];
-        let (_, received) = rustix::net::recv(&self.socket, &mut buffer, RecvFlags::empty())?;
         // struct nlmsghdr, then struct nlmsgerr, which begins with the negative error number.
-        let answer = buffer.get(..received.min(buffer.len())).unwrap_or_default();
-        let kind = answer.get(4..6).and_then(|two| Some(u16::from_ne_bytes(two.try_into().ok()?)));
+        let answer = self.answer(messages)?;
         let error = answer.get(16..20).and_then(|four| Some(i32::from_ne_bytes(four.try_into().ok()?)));
-        match (kind, error) {
+        match (kind_of(&answer), error) {
             (Some(NLMSG_ERROR), Some(0)) => Ok(()),
             (Some(NLMSG_ERROR), Some(error)) => Err(Errno::from_raw_os_error(-error)),
             _ => Err(Errno::BADMSG),
         }
     }
+
+    fn answer(&self, messages: &[u8]) -> Result<Vec<u8>, Errno> {
+        rustix::net::send(&self.socket, messages, SendFlags::empty())?;
+        let mut buffer = vec![0_u8; 8192];
+        let (_, received) = rustix::net::recv(&self.socket, &mut buffer[..], RecvFlags::empty())?;
+        buffer.truncate(received);
+        Ok(buffer)
+    }
+}
+
+/// The type of the first message.
+fn kind_of(answer: &[u8]) -> Option<u16> {
+    answer.get(4..6).and_then(|two| Some(u16::from_ne_bytes(two.try_into().ok()?)))
+}
+
+fn address_message(kind: u16, flags: u16, index: u32, address: IpAddr, prefix: u8) -> Vec<u8> {
+    // Nobody else can have the address: it need not be looked for, which would take a second on IPv6.
+    const IFA_F_NODAD: u8 = 2;
+    let (family, own_flags, octets) = match address {
+        IpAddr::V4(v4) => (AddressFamily::INET, 0, v4.octets().to_vec()),
+        IpAddr::V6(v6) => (AddressFamily::INET6, IFA_F_NODAD, v6.octets().to_vec()),
+    };
+    let mut message = Message::new(kind, flags);
+    // struct ifaddrmsg: family, prefix length, flags, scope (universe), index
+    message.bytes.extend([family.as_raw() as u8, prefix, own_flags, 0]);
+    message.bytes.extend(index.to_ne_bytes());
+    message.attribute(IFA_LOCAL, &octets);
+    message.attribute(IFA_ADDRESS, &octets);
+    message.finish()
 }
 
 /// A message under construction.

@@ -8,12 +8,12 @@ mod sockets;
 mod tcp;
 mod udp;
 
-use super::addresses::HOST;
+use super::addresses::{HOST, is_ours};
 use packet::Flow;
 use sockets::Sockets;
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::task::JoinSet;
@@ -34,9 +34,12 @@ pub(crate) struct Permit {
 
 impl Permit {
     /// Where a flow really goes, if it may.
-    fn destination(&self, target: SocketAddrV4) -> Option<SocketAddr> {
+    fn destination(&self, target: SocketAddr) -> Option<SocketAddr> {
         const DNS: u16 = 53;
-        let address = *target.ip();
+        let address = match target.ip() {
+            IpAddr::V4(address) => address,
+            IpAddr::V6(address) => return leads_out(address).then_some(target),
+        };
         if address == HOST || address == self.gateway {
             let services = self.host || self.host_ports.contains(&target.port());
             let services = services.then_some(IpAddr::V4(Ipv4Addr::LOCALHOST));
@@ -48,8 +51,21 @@ impl Permit {
         // Link-local addresses are no container's neighbours. The metadata service of clouds is among them: it gives the
         // machine's rights to whoever asks from the machine.
         let near = own || address.is_link_local() || address.is_multicast() || address.is_broadcast();
-        (!near).then_some(target.into())
+        (!near).then_some(target)
     }
+}
+
+/// Whether an address of version 6 is reached over a network, and is no session's own.
+fn leads_out(address: Ipv6Addr) -> bool {
+    // The metadata services of Amazon and Google are at local addresses that others may have as well.
+    const METADATA: [Ipv6Addr; 2] = [
+        Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254),
+        Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254),
+    ];
+    // ::1 and :: are among them, and addresses of version 4, for which the rules above would not apply.
+    let own = address.segments()[..5] == [0; 5] || is_ours(address);
+    let near = address.is_unicast_link_local() || address.is_multicast() || METADATA.contains(&address);
+    !(own || near)
 }
 
 /// Connects containers with the outside until it is dropped.
@@ -62,7 +78,7 @@ pub(crate) struct Gateway {
 #[derive(Debug)]
 struct Shared {
     sockets: Sockets,
-    clients: Mutex<HashMap<Ipv4Addr, Client>>,
+    clients: Mutex<HashMap<IpAddr, Client>>,
     most: Most,
     /// Where datagrams are read into, one after the other: a buffer for each exchange would be 64 MiB for a container.
     buffer: Mutex<Vec<u8>>,
@@ -128,12 +144,12 @@ impl Gateway {
     }
 
     /// Lets the container at this address out.
-    pub(crate) fn admit(&self, address: Ipv4Addr, permit: Permit) {
+    pub(crate) fn admit(&self, address: IpAddr, permit: Permit) {
         self.shared.clients().insert(address, Client::new(permit));
     }
 
     /// Ends everything that is carried for the container at this address.
-    pub(crate) fn dismiss(&self, address: Ipv4Addr) {
+    pub(crate) fn dismiss(&self, address: IpAddr) {
         self.shared.clients().remove(&address);
     }
 }
@@ -143,7 +159,7 @@ impl Shared {
         Self { sockets, clients: Mutex::default(), most, buffer: Mutex::new(vec![0; udp::LARGEST]) }
     }
 
-    fn clients(&self) -> MutexGuard<'_, HashMap<Ipv4Addr, Client>> {
+    fn clients(&self) -> MutexGuard<'_, HashMap<IpAddr, Client>> {
         self.clients.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -163,7 +179,7 @@ mod tests {
         assert_eq!(destination, expected.map(|address| address.parse().unwrap()), "{target}");
     }
 
-    /// A container reaches the host's own services only if it asked for them.
+    /// A container reaches the host's own services only if it asked for them, over IPv4.
     #[test]
     fn the_host_is_reached_by_those_who_asked() {
         let resolver = Some("127.0.0.53".parse().unwrap());
@@ -185,6 +201,21 @@ mod tests {
         let trusted = Permit { host: true, ..ordinary };
         for host in ["10.88.0.1:5432", "10.128.3.1:5432"] {
             leads(&trusted, host, Some("127.0.0.1:5432"));
+        }
+        leads(&trusted, "[2001:db8::7]:443", Some("[2001:db8::7]:443"));
+        leads(&trusted, "[fd12:3456::7]:443", Some("[fd12:3456::7]:443"));
+        for closed in [
+            "[::1]:5432",
+            "[::]:5432",
+            "[::ffff:127.0.0.1]:5432",
+            "[::127.0.0.1]:5432",
+            "[fe80::1]:5432",
+            "[ff02::1]:5432",
+            "[fd73:686b:0:3::a80:301]:5432",
+            "[fd00:ec2::254]:80",
+            "[fd20:ce::254]:80",
+        ] {
+            leads(&trusted, closed, None);
         }
         leads(&Permit { resolver: None, ..trusted }, "10.88.0.1:53", Some("127.0.0.1:53"));
     }

@@ -1,20 +1,24 @@
-//! The few packets the gateway reads and writes itself (RFC 791, 792, 768, 9293).
+//! The few packets the gateway reads and writes itself (RFC 791, 792, 768, 9293; for IPv6 RFC 8200, 4443).
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 const ICMP: u8 = 1;
+const ICMP_V6: u8 = 58;
+const FRAGMENT_V6: u8 = 44;
+/// The length of a header.
 const HEADER: usize = 20;
+const HEADER_V6: usize = 40;
 
 /// The two ends of a connection or of an exchange of datagrams, as the container sees them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Flow {
     /// The container's end.
-    pub(super) client: SocketAddrV4,
+    pub(super) client: SocketAddr,
     /// Where the container sends to.
-    pub(super) target: SocketAddrV4,
+    pub(super) target: SocketAddr,
 }
 
 /// The packet with which a container asks for a connection.
@@ -28,21 +32,29 @@ pub(super) struct Syn {
 }
 
 impl Syn {
-    /// Reads a whole IPv4 packet; none if it is anything else than TCP.
+    /// Reads a whole IP packet; none if it is anything else than TCP.
     pub(super) fn read(packet: &[u8]) -> Option<Self> {
         let first = *packet.first()?;
-        let header = usize::from(first & 15) * 4;
+        let (header, protocol) = match first >> 4 {
+            4 => (usize::from(first & 15) * 4, packet.get(9)?),
+            // Programs that put other headers in front of a request for a connection need rights for it.
+            6 => (HEADER_V6, packet.get(6)?),
+            _ => return None,
+        };
         let segment = packet.get(header..)?;
-        if first >> 4 != 4 || header < HEADER || packet.get(9) != Some(&TCP) || segment.len() < HEADER {
+        if header < HEADER || *protocol != TCP || segment.len() < HEADER {
             return None;
         }
-        let end = |address: usize, port: usize| {
-            let [a, b, c, d] = packet.get(address..address + 4)?.try_into().ok()?;
-            let port = u16::from_be_bytes(segment.get(port..port + 2)?.try_into().ok()?);
-            Some(SocketAddrV4::new(Ipv4Addr::new(a, b, c, d), port))
+        let address = |v4: usize, v6: usize| {
+            Some(match first >> 4 {
+                4 => IpAddr::from(<[u8; 4]>::try_from(packet.get(v4..v4 + 4)?).ok()?),
+                _ => IpAddr::from(<[u8; 16]>::try_from(packet.get(v6..v6 + 16)?).ok()?),
+            })
         };
-        let flow = Flow { client: end(12, 0)?, target: end(16, 2)? };
-        Some(Self { flow, packet: packet.to_vec(), header })
+        let port = |at: usize| Some(u16::from_be_bytes(segment.get(at..at + 2)?.try_into().ok()?));
+        let client = SocketAddr::new(address(12, 8)?, port(0)?);
+        let target = SocketAddr::new(address(16, 24)?, port(2)?);
+        Some(Self { flow: Flow { client, target }, packet: packet.to_vec(), header })
     }
 
     /// One that asks for this connection.
@@ -64,15 +76,11 @@ impl Syn {
 
     /// What the container is told if its connection could not be made; nothing if nobody would have told it.
     pub(super) fn answer(&self, error: &io::Error) -> Option<Vec<u8>> {
-        // RFC 792: destination unreachable, with the reason.
-        const NETWORK: u8 = 0;
-        const HOST: u8 = 1;
-        const PROHIBITED: u8 = 13;
         match error.kind() {
             io::ErrorKind::TimedOut => None,
-            io::ErrorKind::NetworkUnreachable => Some(self.unreachable(NETWORK)),
-            io::ErrorKind::HostUnreachable => Some(self.unreachable(HOST)),
-            io::ErrorKind::PermissionDenied => Some(self.unreachable(PROHIBITED)),
+            io::ErrorKind::NetworkUnreachable => Some(self.unreachable(Reason::Network)),
+            io::ErrorKind::HostUnreachable => Some(self.unreachable(Reason::Host)),
+            io::ErrorKind::PermissionDenied => Some(self.unreachable(Reason::Prohibited)),
             _ => Some(self.reset()),
         }
     }
@@ -91,8 +99,8 @@ impl Syn {
         packet(self.flow.target, self.flow.client, TCP, &segment)
     }
 
-    fn unreachable(&self, code: u8) -> Vec<u8> {
-        unreachable(self.flow, code, &self.packet[..self.header + 8])
+    fn unreachable(&self, reason: Reason) -> Vec<u8> {
+        unreachable(self.flow, reason, &self.packet[..self.header + 8])
     }
 }
 
@@ -103,22 +111,59 @@ pub(super) fn datagram(flow: Flow, bytes: &[u8]) -> Vec<u8> {
 
 /// Tells the container that nothing takes datagrams at the target.
 pub(super) fn port_unreachable(flow: Flow) -> Vec<u8> {
-    const PORT: u8 = 3;
     let sent = packet(flow.client, flow.target, UDP, &datagram_to(flow.client, flow.target, &[]));
-    unreachable(flow, PORT, &sent)
+    unreachable(flow, Reason::Port, &sent)
 }
 
-/// A UDP datagram; its checksum is left out, which IPv4 allows.
-fn datagram_to(from: SocketAddrV4, to: SocketAddrV4, bytes: &[u8]) -> Vec<u8> {
+/// A UDP datagram; its checksum is left out where that is allowed, with IPv4.
+fn datagram_to(from: SocketAddr, to: SocketAddr, bytes: &[u8]) -> Vec<u8> {
     let mut datagram = ports(from, to).to_vec();
     datagram.extend(u16::try_from(bytes.len() + 8).unwrap_or(u16::MAX).to_be_bytes());
     datagram.extend([0; 2]);
     datagram.extend(bytes);
+    if from.is_ipv6() {
+        // Zero would mean that there is none (RFC 768).
+        let sum = match pseudo_sum(from, to, UDP, &datagram) {
+            0 => u16::MAX,
+            sum => sum,
+        };
+        datagram[6..8].copy_from_slice(&sum.to_be_bytes());
+    }
     datagram
 }
 
-/// The fragments of a packet that is larger than `most` (RFC 791, 3.2). Fragments with one identification are one packet.
+/// The fragments of a packet that is larger than `most`. Fragments with one identification are one packet.
 pub(super) fn fragments(packet: &[u8], most: usize, identification: u16) -> Vec<Vec<u8>> {
+    match packet.first().map(|first| first >> 4) {
+        Some(6) => fragments_v6(packet, most, identification),
+        _ => fragments_v4(packet, most, identification),
+    }
+}
+
+/// They have the header, and the place of what follows in a header of their own (RFC 8200, 4.5).
+fn fragments_v6(packet: &[u8], most: usize, identification: u16) -> Vec<Vec<u8>> {
+    const OWN: usize = 8;
+    const MORE: u16 = 1;
+    let (header, content) = packet.split_at(HEADER_V6.min(packet.len()));
+    let size = (most.saturating_sub(HEADER_V6 + OWN) & !7).max(8);
+    let count = content.len().div_ceil(size);
+    let fragment = |(number, part): (usize, &[u8])| {
+        let more = if number + 1 < count { MORE } else { 0 };
+        let offset = u16::try_from(number * size).unwrap_or(0) | more;
+        let mut fragment = header.to_vec();
+        fragment[4..6].copy_from_slice(&((part.len() + OWN) as u16).to_be_bytes());
+        let next = std::mem::replace(&mut fragment[6], FRAGMENT_V6);
+        fragment.extend([next, 0]);
+        fragment.extend(offset.to_be_bytes());
+        fragment.extend(u32::from(identification).to_be_bytes());
+        fragment.extend(part);
+        fragment
+    };
+    content.chunks(size).enumerate().map(fragment).collect()
+}
+
+/// They have the header, and their place in it (RFC 791, 3.2).
+fn fragments_v4(packet: &[u8], most: usize, identification: u16) -> Vec<Vec<u8>> {
     const MORE: u16 = 0x2000;
     let (header, content) = packet.split_at(HEADER.min(packet.len()));
     // Offsets are counted in units of eight bytes.
@@ -136,34 +181,82 @@ pub(super) fn fragments(packet: &[u8], most: usize, identification: u16) -> Vec<
     content.chunks(size).enumerate().map(fragment).collect()
 }
 
-fn unreachable(flow: Flow, code: u8, quoted: &[u8]) -> Vec<u8> {
-    const DESTINATION_UNREACHABLE: u8 = 3;
-    let mut message = vec![DESTINATION_UNREACHABLE, code, 0, 0, 0, 0, 0, 0];
-    message.extend(quoted);
-    let sum = !folded(sum(&message));
-    message[2..4].copy_from_slice(&sum.to_be_bytes());
-    packet(flow.target, flow.client, ICMP, &message)
+/// Why something is not reached.
+#[derive(Clone, Copy, Debug)]
+enum Reason {
+    Network,
+    Host,
+    Port,
+    Prohibited,
 }
 
-fn ports(from: SocketAddrV4, to: SocketAddrV4) -> [u8; 4] {
+impl Reason {
+    /// The type of the message and its code (RFC 792; RFC 1812, 5.2.7.1; RFC 4443, 3.1).
+    fn code(self, v6: bool) -> [u8; 2] {
+        match (self, v6) {
+            (Self::Network, false) => [3, 0],
+            (Self::Host, false) => [3, 1],
+            (Self::Port, false) => [3, 3],
+            (Self::Prohibited, false) => [3, 13],
+            (Self::Network, true) => [1, 0],
+            (Self::Prohibited, true) => [1, 1],
+            (Self::Host, true) => [1, 3],
+            (Self::Port, true) => [1, 4],
+        }
+    }
+}
+
+fn unreachable(flow: Flow, reason: Reason, quoted: &[u8]) -> Vec<u8> {
+    let v6 = flow.client.is_ipv6();
+    let [kind, code] = reason.code(v6);
+    let mut message = vec![kind, code, 0, 0, 0, 0, 0, 0];
+    message.extend(quoted);
+    let protocol = if v6 { ICMP_V6 } else { ICMP };
+    let sum =
+        if v6 { pseudo_sum(flow.target, flow.client, protocol, &message) } else { !folded(sum(&message)) };
+    message[2..4].copy_from_slice(&sum.to_be_bytes());
+    packet(flow.target, flow.client, protocol, &message)
+}
+
+fn ports(from: SocketAddr, to: SocketAddr) -> [u8; 4] {
     let ([a, b], [c, d]) = (from.port().to_be_bytes(), to.port().to_be_bytes());
     [a, b, c, d]
 }
 
-/// An IP packet; length, identification and checksum are filled in by the kernel (raw(7), `IP_HDRINCL`).
-fn packet(from: SocketAddrV4, to: SocketAddrV4, protocol: u8, content: &[u8]) -> Vec<u8> {
-    const VERSION_AND_LENGTH: u8 = 0x45;
+fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(v4) => v4.octets().to_vec(),
+        IpAddr::V6(v6) => v6.octets().to_vec(),
+    }
+}
+
+/// An IP packet. With IPv4, length, identification and checksum are filled in by the kernel (raw(7), `IP_HDRINCL`).
+fn packet(from: SocketAddr, to: SocketAddr, protocol: u8, content: &[u8]) -> Vec<u8> {
     const TIME_TO_LIVE: u8 = 64;
-    let mut packet = vec![VERSION_AND_LENGTH, 0, 0, 0, 0, 0, 0, 0, TIME_TO_LIVE, protocol, 0, 0];
-    packet.extend(from.ip().octets());
-    packet.extend(to.ip().octets());
+    let mut packet = if from.is_ipv6() {
+        let length = u16::try_from(content.len()).unwrap_or(u16::MAX).to_be_bytes();
+        vec![6 << 4, 0, 0, 0, length[0], length[1], protocol, TIME_TO_LIVE]
+    } else {
+        const VERSION_AND_LENGTH: u8 = 0x45;
+        vec![VERSION_AND_LENGTH, 0, 0, 0, 0, 0, 0, 0, TIME_TO_LIVE, protocol, 0, 0]
+    };
+    packet.extend(octets(from.ip()));
+    packet.extend(octets(to.ip()));
     packet.extend(content);
     packet
 }
 
-/// The checksum of a segment, which covers the addresses as well (RFC 9293, 3.1).
-fn pseudo_sum(from: SocketAddrV4, to: SocketAddrV4, protocol: u8, segment: &[u8]) -> u16 {
-    let addresses = sum(&from.ip().octets()) + sum(&to.ip().octets());
+/// Where a packet goes.
+pub(super) fn destination(packet: &[u8]) -> Option<IpAddr> {
+    Some(match packet.first()? >> 4 {
+        4 => Ipv4Addr::from(<[u8; 4]>::try_from(packet.get(16..20)?).ok()?).into(),
+        _ => Ipv6Addr::from(<[u8; 16]>::try_from(packet.get(24..40)?).ok()?).into(),
+    })
+}
+
+/// The checksum of a segment, which covers the addresses as well (RFC 9293, 3.1; RFC 8200, 8.1).
+fn pseudo_sum(from: SocketAddr, to: SocketAddr, protocol: u8, segment: &[u8]) -> u16 {
+    let addresses = sum(&octets(from.ip())) + sum(&octets(to.ip()));
     !folded(addresses + u64::from(protocol) + segment.len() as u64 + sum(segment))
 }
 
@@ -191,6 +284,50 @@ mod tests {
         let mut packet = vec![0x45, 0, 0, 40, 0, 1, 0x40, 0, 64, 6, 0, 0, 10, 88, 0, 2, 192, 0, 2, 7];
         packet.append(&mut segment);
         Syn::read(&packet).unwrap()
+    }
+
+    /// The same over IPv6, from fd73:686b:0:3::a80:302 to 2001:db8::7.
+    fn syn_v6() -> Syn {
+        let mut packet = vec![0x60, 0, 0, 0, 0, 20, 6, 64];
+        packet.extend("fd73:686b:0:3::a80:302".parse::<Ipv6Addr>().unwrap().octets());
+        packet.extend("2001:db8::7".parse::<Ipv6Addr>().unwrap().octets());
+        packet.extend(&syn().packet[20..]);
+        Syn::read(&packet).unwrap()
+    }
+
+    /// Length and checksum of a packet over IPv6 are right.
+    #[track_caller]
+    fn is_whole_v6(packet: &[u8], flow: Flow) {
+        assert_eq!(&packet[8..24], octets(flow.target.ip()));
+        assert_eq!(&packet[24..40], octets(flow.client.ip()));
+        assert_eq!(usize::from(u16::from_be_bytes([packet[4], packet[5]])), packet.len() - 40);
+        let ends = sum(&packet[8..40]) + u64::from(packet[6]) + (packet.len() - 40) as u64;
+        assert_eq!(folded(ends + sum(&packet[40..])), 0xffff, "the checksum is wrong");
+    }
+
+    /// What is told over IPv6 is taken by the kernel as well, which drops whatever has a wrong checksum.
+    #[test]
+    fn packets_of_version_6_are_right() {
+        let syn = syn_v6();
+        assert_eq!(syn.flow.client, "[fd73:686b:0:3::a80:302]:40000".parse().unwrap());
+        assert_eq!(syn.flow.target, "[2001:db8::7]:80".parse().unwrap());
+        let again = syn.again();
+        is_whole_v6(&again, Flow { client: syn.flow.target, target: syn.flow.client });
+        is_whole_v6(&syn.answer(&io::ErrorKind::ConnectionRefused.into()).unwrap(), syn.flow);
+        let told = syn.answer(&io::ErrorKind::NetworkUnreachable.into()).unwrap();
+        is_whole_v6(&told, syn.flow);
+        assert_eq!((told[6], &told[40..42], &told[48..]), (ICMP_V6, &[1, 0][..], &syn.packet[..48]));
+        is_whole_v6(&port_unreachable(syn.flow), syn.flow);
+        let whole = datagram(syn.flow, &[7; 3001]);
+        is_whole_v6(&whole, syn.flow);
+        let pieces = fragments(&whole, 1500, 9);
+        let place = |piece: &Vec<u8>| u16::from_be_bytes([piece[42], piece[43]]);
+        assert_eq!(pieces.iter().map(place).collect::<Vec<_>>(), [1, 1448 | 1, 2896]);
+        assert!(
+            pieces.iter().all(|piece| piece.len() <= 1500 && piece[6] == FRAGMENT_V6 && piece[40] == UDP)
+        );
+        let content: Vec<u8> = pieces.iter().flat_map(|piece| piece[48..].to_vec()).collect();
+        assert_eq!(content, whole[40..]);
     }
 
     #[track_caller]
@@ -236,7 +373,7 @@ mod tests {
         assert_eq!(content, whole[20..]);
     }
 
-    /// What is no SYN of IPv4 is left alone.
+    /// What is no SYN is left alone.
     #[test]
     fn other_packets_are_not_read() {
         let packet = syn().packet;

@@ -1,12 +1,12 @@
 //! The sockets that the launcher made in a diverted namespace.
 
-use super::packet::{Flow, Syn, fragments};
+use super::packet::{Flow, Syn, destination, fragments};
 use crate::native::sys;
-use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrIn, recvmsg};
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrIn, SockaddrIn6, SockaddrStorage, recvmsg};
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags, SocketAddrV4 as To};
+use rustix::net::{RecvFlags, SendFlags};
 use std::io::{self, IoSliceMut};
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -28,10 +28,7 @@ const LARGEST_PACKET: usize = 1500;
 impl Sockets {
     /// Sends a packet into the namespace. One that does not go is lost, as packets may be: whoever waits asks again.
     pub(super) fn send(&self, packet: &[u8]) {
-        let Some([a, b, c, d]) = packet.get(16..20).and_then(|four| <[u8; 4]>::try_from(four).ok()) else {
-            return;
-        };
-        let to = To::new(Ipv4Addr::new(a, b, c, d), 0);
+        let Some(to) = destination(packet).map(|address| SocketAddr::new(address, 0)) else { return };
         let send = |packet: &[u8]| rustix::net::sendto(&self.raw, packet, SendFlags::DONTWAIT, &to);
         if let Err(Errno::MSGSIZE) = send(packet) {
             // Zero would be replaced by the kernel, for each piece by another number.
@@ -47,7 +44,7 @@ impl Sockets {
 impl Sockets {
     /// Loses what it is to send: this is no raw socket.
     pub(super) fn nowhere() -> Self {
-        let socket = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let socket = std::net::UdpSocket::bind((std::net::Ipv4Addr::LOCALHOST, 0)).unwrap();
         Self { raw: socket.into(), identification: AtomicU16::new(1) }
     }
 }
@@ -118,21 +115,29 @@ pub(super) async fn next_datagram(
     socket: &UdpSocket,
     buffer: &Mutex<Vec<u8>>,
 ) -> io::Result<Option<(Flow, Vec<u8>)>> {
-    let mut space = nix::cmsg_space!(libc::sockaddr_in);
+    let mut space = nix::cmsg_space!(libc::sockaddr_in6);
     let read = || {
         let mut buffer = buffer.lock().unwrap_or_else(PoisonError::into_inner);
         let mut slices = [IoSliceMut::new(&mut buffer)];
-        let received =
-            recvmsg::<SockaddrIn>(socket.as_raw_fd(), &mut slices, Some(&mut space), MsgFlags::MSG_DONTWAIT)?;
+        let flags = MsgFlags::MSG_DONTWAIT;
+        let received = recvmsg::<SockaddrStorage>(socket.as_raw_fd(), &mut slices, Some(&mut space), flags)?;
         let target = received.cmsgs()?.find_map(|message| match message {
             ControlMessageOwned::Ipv4OrigDstAddr(address) => {
-                Some(SocketAddrV4::from(SockaddrIn::from(address)))
+                Some(SocketAddr::V4(SocketAddrV4::from(SockaddrIn::from(address))))
+            }
+            ControlMessageOwned::Ipv6OrigDstAddr(address) => {
+                Some(SocketAddr::V6(SocketAddrV6::from(SockaddrIn6::from(address))))
             }
             _ => None,
         });
-        let (client, length) = (received.address.map(SocketAddrV4::from), received.bytes);
+        let (client, length) = (received.address.and_then(socket_address), received.bytes);
         let flow = client.zip(target).map(|(client, target)| Flow { client, target });
         Ok(flow.map(|flow| (flow, buffer[..length].to_vec())))
     };
     socket.async_io(Interest::READABLE, read).await
+}
+
+fn socket_address(address: SockaddrStorage) -> Option<SocketAddr> {
+    let v4 = address.as_sockaddr_in().map(|v4| SocketAddr::V4((*v4).into()));
+    v4.or_else(|| address.as_sockaddr_in6().map(|v6| SocketAddr::V6((*v6).into())))
 }

@@ -37,7 +37,7 @@ pub(super) async fn requests(shared: Arc<Shared>, log: Log) {
 fn request(shared: &Arc<Shared>, syn: Syn) {
     let refused = |syn: &Syn| syn.answer(&io::ErrorKind::PermissionDenied.into());
     let mut clients = shared.clients();
-    let Some(client) = clients.get_mut(syn.flow.client.ip()) else {
+    let Some(client) = clients.get_mut(&syn.flow.client.ip()) else {
         shared.sockets.send(&refused(&syn).unwrap_or_default());
         return;
     };
@@ -85,11 +85,7 @@ fn connect(shared: &Arc<Shared>, client: &mut Client, syn: Syn, outside: SocketA
 pub(super) async fn connections(shared: Arc<Shared>, listener: TcpListener) {
     loop {
         let inner = next_connection(&listener).await;
-        let (Ok(SocketAddr::V4(client)), Ok(SocketAddr::V4(target))) =
-            (inner.peer_addr(), inner.local_addr())
-        else {
-            continue;
-        };
+        let (Ok(client), Ok(target)) = (inner.peer_addr(), inner.local_addr()) else { continue };
         if let Some(asked) = shared.take_connection(Flow { client, target }) {
             let _ = asked.accepted.send(inner);
         }
@@ -99,14 +95,14 @@ pub(super) async fn connections(shared: Arc<Shared>, listener: TcpListener) {
 impl Shared {
     fn open(&self, flow: Flow) {
         let mut clients = self.clients();
-        let client = clients.get_mut(flow.client.ip());
+        let client = clients.get_mut(&flow.client.ip());
         if let Some(asked) = client.and_then(|client| client.connections.get_mut(&flow)) {
             asked.open = true;
         }
     }
 
     fn take_connection(&self, flow: Flow) -> Option<Connecting> {
-        self.clients().get_mut(flow.client.ip())?.connections.remove(&flow)
+        self.clients().get_mut(&flow.client.ip())?.connections.remove(&flow)
     }
 
     fn forget_connection(&self, flow: Flow) {
@@ -118,20 +114,20 @@ impl Shared {
 mod tests {
     use super::super::{HOST, Most, Permit, Sockets};
     use super::*;
-    use std::net::{Ipv4Addr, SocketAddrV4};
+    use std::net::Ipv4Addr;
 
     /// A container that opens connections without end does not take the descriptors of the others.
     #[tokio::test]
     async fn connections_are_limited() {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-        let target = SocketAddrV4::new(HOST, listener.local_addr().unwrap().port());
+        let target = SocketAddr::new(HOST.into(), listener.local_addr().unwrap().port());
         let own = Ipv4Addr::new(10, 88, 0, 2);
         let shared = Arc::new(Shared::new(Sockets::nowhere(), Most { connections: 2, ..Most::default() }));
-        shared.clients().insert(own, Client::new(Permit::of_host()));
+        shared.clients().insert(own.into(), Client::new(Permit::of_host()));
         for port in 40000..40005 {
-            request(&shared, Syn::of(Flow { client: SocketAddrV4::new(own, port), target }));
+            request(&shared, Syn::of(Flow { client: SocketAddr::new(own.into(), port), target }));
         }
         let [first, second] = [listener.accept().await.unwrap(), listener.accept().await.unwrap()];
-        assert_eq!(shared.clients()[&own].connections.len(), 2, "{first:?} {second:?}");
+        assert_eq!(shared.clients()[&own.into()].connections.len(), 2, "{first:?} {second:?}");
     }
 }

@@ -43,7 +43,7 @@ pub(super) async fn datagrams(shared: Arc<Shared>, socket: UdpSocket) {
 
 fn carry(shared: &Arc<Shared>, flow: Flow, bytes: &[u8]) {
     let mut clients = shared.clients();
-    let Some(client) = clients.get_mut(flow.client.ip()) else { return };
+    let Some(client) = clients.get_mut(&flow.client.ip()) else { return };
     if let Some(exchange) = client.exchanges.get_mut(&flow) {
         exchange.sent = Instant::now();
         if send(&exchange.outer, bytes) == Err(Errno::CONNREFUSED) {
@@ -91,7 +91,7 @@ fn begin(shared: &Arc<Shared>, client: &mut Client, flow: Flow, outer: UdpSocket
     clear(&mut client.waiting);
     let waiting = client.waiting.spawn(async move {
         answers(&carrying, flow, &answered).await;
-        if let Some(client) = carrying.clients().get_mut(flow.client.ip()) {
+        if let Some(client) = carrying.clients().get_mut(&flow.client.ip()) {
             // Another one may have its place by now.
             let own = client.exchanges.get(&flow).is_some_and(|found| Arc::ptr_eq(&found.outer, &answered));
             own.then(|| client.exchanges.remove(&flow));
@@ -119,7 +119,7 @@ async fn answers(shared: &Shared, flow: Flow, outer: &UdpSocket) {
         match timeout_at(end, outer.readable()).await {
             Err(_) => {
                 let clients = shared.clients();
-                let exchange = clients.get(flow.client.ip()).and_then(|client| client.exchanges.get(&flow));
+                let exchange = clients.get(&flow.client.ip()).and_then(|client| client.exchanges.get(&flow));
                 match exchange.map(|exchange| exchange.sent) {
                     Some(sent) if sent > last => last = sent,
                     _ => return,
@@ -146,9 +146,9 @@ async fn answers(shared: &Shared, flow: Flow, outer: &UdpSocket) {
 mod tests {
     use super::super::{HOST, Most, Permit, Sockets};
     use super::*;
-    use std::net::SocketAddrV4;
+    use std::net::IpAddr;
 
-    const OWN: Ipv4Addr = Ipv4Addr::new(10, 88, 0, 2);
+    const OWN: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 88, 0, 2));
 
     fn gateway() -> Arc<Shared> {
         let shared = Shared::new(Sockets::nowhere(), Most { exchanges: 8, ..Most::default() });
@@ -157,7 +157,7 @@ mod tests {
     }
 
     fn flow(client: u16, target: u16) -> Flow {
-        Flow { client: SocketAddrV4::new(OWN, client), target: SocketAddrV4::new(HOST, target) }
+        Flow { client: SocketAddr::new(OWN, client), target: SocketAddr::new(HOST.into(), target) }
     }
 
     fn server() -> (std::net::UdpSocket, u16) {

@@ -1,18 +1,9 @@
 //! From a query to its answer (RFC 1035, 6891), as far as the directory has it.
 
 use super::directory::Directory;
-use simple_dns::rdata::{A, AAAA, OPT, PTR, RData};
-use simple_dns::{CLASS, Name, OPCODE, Packet, PacketFlag, QTYPE, RCODE, ResourceRecord, TYPE};
+use super::message::{A, AAAA, ANY, Code, PTR, Query, Record, is_query};
+use crate::native::network::addresses;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-
-/// What a query of datagrams without EDNS may be answered with.
-const SMALLEST: usize = 512;
-/// What may be sent here in one datagram.
-const OUR_DATAGRAM: u16 = 1232;
-/// The length of the header.
-const HEADER: usize = 12;
-/// Not kept by anybody: the next moment may have another answer.
-const LIFE: u32 = 0;
 
 /// What becomes of a query.
 #[derive(Debug, PartialEq, Eq)]
@@ -26,88 +17,40 @@ pub(super) enum Reply {
 }
 
 /// Answers what the container `id` asks; `stream` if the answer may be as long as it is.
-pub(super) fn reply(directory: &Directory, id: &str, query: &[u8], stream: bool) -> Reply {
-    let Ok(packet) = Packet::parse(query) else {
-        // A type that is not known here may be known elsewhere.
-        return if query.len() > HEADER { Reply::Elsewhere } else { Reply::Nothing };
+pub(super) fn reply(directory: &Directory, id: &str, bytes: &[u8], stream: bool) -> Reply {
+    let Some(query) = Query::read(bytes) else {
+        // What is not understood here may be understood elsewhere.
+        return if is_query(bytes) { Reply::Elsewhere } else { Reply::Nothing };
     };
-    if packet.has_flags(PacketFlag::RESPONSE) {
-        return Reply::Nothing;
+    match known(directory, id, &query) {
+        Some((code, records)) => Reply::Answer(query.answer(code, &records, stream)),
+        None => Reply::Elsewhere,
     }
-    let (OPCODE::StandardQuery, [question]) = (packet.opcode(), &packet.questions[..]) else {
-        return Reply::Elsewhere;
-    };
-    let name = question.qname.to_string();
-    let asked = question.qtype;
-    if let Some(address) = reversed(&name) {
-        let found = directory.name_at(id, address);
-        let Some(found) = found.as_deref().and_then(|name| Name::new(name).ok()) else {
+}
+
+/// What is known of a name; none if others have to be asked.
+fn known(directory: &Directory, id: &str, query: &Query<'_>) -> Option<(Code, Vec<Record>)> {
+    if let Some(address) = reversed(&query.name) {
+        return match directory.name_at(id, address) {
+            Some(name) => {
+                let wanted = [PTR, ANY].contains(&query.kind);
+                Some((Code::NoError, wanted.then_some(Record::Name(name)).into_iter().collect()))
+            }
             // Addresses of these networks mean nothing to others.
-            let ours = is_ours(address).then(|| answer(&packet, RCODE::NameError, Vec::new(), stream));
-            return ours.flatten().map_or(Reply::Elsewhere, Reply::Answer);
+            None => is_ours(address).then(|| (Code::NameError, Vec::new())),
         };
-        let wanted = [QTYPE::TYPE(TYPE::PTR), QTYPE::ANY].contains(&asked);
-        let data = wanted.then_some(RData::PTR(PTR(found)));
-        return told(answer(&packet, RCODE::NoError, data.into_iter().collect(), stream));
     }
-    let addresses = directory.addresses(id, &name);
+    let addresses = directory.addresses(id, &query.name);
     if addresses.is_empty() {
-        return Reply::Elsewhere;
+        return None;
     }
-    let data = addresses.into_iter().filter_map(|address| match (address, asked) {
-        (IpAddr::V4(v4), QTYPE::TYPE(TYPE::A) | QTYPE::ANY) => Some(RData::A(A { address: v4.into() })),
-        (IpAddr::V6(v6), QTYPE::TYPE(TYPE::AAAA) | QTYPE::ANY) => {
-            Some(RData::AAAA(AAAA { address: v6.into() }))
-        }
-        _ => None,
-    });
-    // A name without an address of this kind is there all the same: no record, and no error.
-    told(answer(&packet, RCODE::NoError, data.collect(), stream))
-}
-
-fn told(answer: Option<Vec<u8>>) -> Reply {
-    answer.map_or(Reply::Nothing, Reply::Answer)
-}
-
-/// The answer that nobody has one.
-pub(super) fn failed(query: &[u8], code: RCODE) -> Option<Vec<u8>> {
-    match Packet::parse(query) {
-        Ok(packet) => answer(&packet, code, Vec::new(), true),
-        Err(_) => {
-            let mut reply = query.get(..HEADER)?.to_vec();
-            // A response with this code, and no sections.
-            reply[2] |= 0x80;
-            reply[3] = 0x80 | code as u8;
-            reply[4..].fill(0);
-            Some(reply)
-        }
-    }
-}
-
-fn answer(query: &Packet<'_>, code: RCODE, data: Vec<RData<'_>>, stream: bool) -> Option<Vec<u8>> {
-    let mut reply = Packet::new_reply(query.id());
-    *reply.opcode_mut() = query.opcode();
-    *reply.rcode_mut() = code;
-    reply.set_flags(PacketFlag::RECURSION_AVAILABLE);
-    if query.has_flags(PacketFlag::RECURSION_DESIRED) {
-        reply.set_flags(PacketFlag::RECURSION_DESIRED);
-    }
-    if query.opt().is_some() {
-        *reply.opt_mut() = Some(OPT { opt_codes: Vec::new(), udp_packet_size: OUR_DATAGRAM, version: 0 });
-    }
-    reply.questions.clone_from(&query.questions);
-    let name = query.questions.first()?.qname.clone();
-    let record = |data| ResourceRecord::new(name.clone(), CLASS::IN, LIFE, data);
-    reply.answers = data.into_iter().map(record).collect();
-    let bytes = reply.build_bytes_vec_compressed().ok()?;
-    let most = query.opt().map_or(SMALLEST, |opt| usize::from(opt.udp_packet_size).max(SMALLEST));
-    if stream || bytes.len() <= most {
-        return Some(bytes);
-    }
-    // To be asked again over a connection.
-    reply.answers.clear();
-    reply.set_flags(PacketFlag::TRUNCATION);
-    reply.build_bytes_vec_compressed().ok()
+    let wanted = |address: &IpAddr| match address {
+        IpAddr::V4(_) => [A, ANY].contains(&query.kind),
+        IpAddr::V6(_) => [AAAA, ANY].contains(&query.kind),
+    };
+    // A name without a record of this type is there all the same: no record, and no error. Resolvers that ask for both
+    // families at once take such an error for the answer to both (musl), or keep it for all types.
+    Some((Code::NoError, addresses.into_iter().filter(wanted).map(Record::Address).collect()))
 }
 
 /// The address that a name of the reverse tree is for (RFC 1035, 3.5; RFC 3596, 2.5).
@@ -133,15 +76,17 @@ fn reversed(name: &str) -> Option<IpAddr> {
 fn is_ours(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => v4.octets()[0] == 10 && v4.octets()[1] >= 128,
-        IpAddr::V6(v6) => v6.segments()[..3] == [0xfd73, 0x686b, 0],
+        IpAddr::V6(v6) => addresses::is_ours(v6),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::directory::tests::shop;
+    use super::super::message::failed;
     use super::*;
-    use simple_dns::{QCLASS, Question};
+    use simple_dns::rdata::{OPT, RData};
+    use simple_dns::{CLASS, Name, Packet, PacketFlag, QCLASS, Question, TYPE};
 
     fn query(name: &str, kind: TYPE, datagram: Option<u16>) -> Vec<u8> {
         let mut packet = Packet::new_query(7);
@@ -158,13 +103,16 @@ mod tests {
     fn said(reply: &Reply) -> String {
         let Reply::Answer(bytes) = reply else { return format!("{reply:?}") };
         let packet = Packet::parse(bytes).unwrap();
-        assert_eq!(packet.id(), 7);
+        assert_eq!((packet.id(), packet.questions.len()), (7, 1));
         assert!(packet.has_flags(PacketFlag::RESPONSE | PacketFlag::RECURSION_DESIRED));
-        let records = packet.answers.iter().map(|record| match &record.rdata {
-            RData::A(a) => Ipv4Addr::from(a.address).to_string(),
-            RData::AAAA(aaaa) => Ipv6Addr::from(aaaa.address).to_string(),
-            RData::PTR(name) => name.0.to_string(),
-            other => format!("{other:?}"),
+        let records = packet.answers.iter().map(|record| {
+            assert_eq!(record.name.to_string(), packet.questions[0].qname.to_string());
+            match &record.rdata {
+                RData::A(a) => Ipv4Addr::from(a.address).to_string(),
+                RData::AAAA(aaaa) => Ipv6Addr::from(aaaa.address).to_string(),
+                RData::PTR(name) => name.0.to_string(),
+                other => format!("{other:?}"),
+            }
         });
         let cut = if packet.has_flags(PacketFlag::TRUNCATION) { " cut" } else { "" };
         format!("{:?}{cut} {}", packet.rcode(), records.collect::<Vec<_>>().join(" "))
@@ -187,6 +135,21 @@ mod tests {
         assert_eq!(asked(&v6, TYPE::PTR), "NoError web");
     }
 
+    /// A name is there whatever it is asked for: a resolver that is told otherwise, because nobody here knows the type,
+    /// may keep that for its addresses as well.
+    #[test]
+    fn a_type_that_nobody_knows_has_no_record() {
+        let (directory, _told) = shop();
+        for kind in [64_u16, 65, 99, 256, 257, 32769, 65280] {
+            let mut bytes = query("db", TYPE::A, Some(1232));
+            // Header, `db` with its length and its end.
+            bytes[16..18].copy_from_slice(&kind.to_be_bytes());
+            let Reply::Answer(answer) = reply(&directory, "web-1", &bytes, false) else { panic!("{kind}") };
+            assert_eq!(answer[..12], [0, 7, 0x81, 0x80, 0, 1, 0, 0, 0, 0, 0, 1], "{kind}");
+            assert_eq!(answer[12..20], bytes[12..20], "{kind}");
+        }
+    }
+
     /// The spelling of the question comes back: some resolvers check it, against forged answers.
     #[test]
     fn the_question_is_repeated_as_it_was() {
@@ -200,7 +163,26 @@ mod tests {
         assert!(packet.opt().is_some());
     }
 
-    /// An answer that is too long for a datagram is asked for again, over a connection.
+    /// The query of glibc with `trust-ad`, with `checking disabled` and a cookie as `dig` sends them, is one as any other.
+    #[test]
+    fn flags_and_options_do_not_matter() {
+        let (directory, _told) = shop();
+        let mut bytes = query("db", TYPE::A, None);
+        bytes[3] |= 0x30;
+        bytes[11] = 1;
+        let cookie = [0, 10, 0, 8, 1, 2, 3, 4, 5, 6, 7, 8];
+        bytes.extend([&[0, 0, 41, 0x04, 0xd0, 0, 0, 0x80, 0, 0, 12][..], &cookie].concat());
+        let Reply::Answer(answer) = reply(&directory, "web-1", &bytes, false) else { panic!("no answer") };
+        assert_eq!(
+            (answer[3], answer[11]),
+            (0x90, 1),
+            "recursion available, checking disabled as asked; EDNS"
+        );
+        assert_eq!(said(&Reply::Answer(answer)), "NoError 10.128.1.3");
+    }
+
+    /// An answer that is too long for a datagram is asked for again, over a connection. A resolver that does not do that
+    /// has the addresses that fit.
     #[test]
     fn long_answers_are_cut() {
         let directory = Directory::default();
@@ -212,11 +194,13 @@ mod tests {
                 super::super::Member { id, names: vec!["web".into()], addresses, exit: exit.clone() };
             directory.enter("net", member);
         }
-        let asked =
-            |datagram, stream| said(&reply(&directory, "web", &query("web", TYPE::A, datagram), stream));
-        assert_eq!(asked(None, false), "NoError cut ");
-        assert_eq!(asked(None, true).split(' ').count(), 61);
-        assert_eq!(asked(Some(1232), false).split(' ').count(), 61);
+        let asked = |datagram, stream| reply(&directory, "web", &query("web", TYPE::A, datagram), stream);
+        let Reply::Answer(short) = asked(None, false) else { panic!("no answer") };
+        assert!((497..=512).contains(&short.len()), "{}", short.len());
+        let short = said(&Reply::Answer(short));
+        assert!(short.starts_with("NoError cut 10.128.0.") && short.split(' ').count() == 2 + 30, "{short}");
+        assert_eq!(said(&asked(None, true)).split(' ').count(), 61);
+        assert_eq!(said(&asked(Some(1232), false)).split(' ').count(), 61);
     }
 
     /// What is no query is not answered, and what is not understood is refused, not dropped.
@@ -229,7 +213,13 @@ mod tests {
         assert_eq!(reply(&directory, "web-1", b"short", false), Reply::Nothing);
         let strange = [&query("db", TYPE::A, None)[..14], &[0xff; 9]].concat();
         assert_eq!(reply(&directory, "web-1", &strange, false), Reply::Elsewhere);
-        let refused = failed(&strange, RCODE::ServerFailure).unwrap();
+        let refused = failed(&strange, Code::ServerFailure).unwrap();
         assert_eq!((refused.len(), refused[3] & 15), (12, 2));
+        let whole = query("db", TYPE::A, Some(1232));
+        for end in 0..whole.len() {
+            let part = reply(&directory, "web-1", &whole[..end], false);
+            // All but the size of an answer is there.
+            assert_eq!(matches!(part, Reply::Answer(_)), end >= 20, "{end}: {part:?}");
+        }
     }
 }

@@ -11,6 +11,7 @@
 
 mod answer;
 mod directory;
+mod message;
 mod server;
 
 pub(crate) use directory::{Directory, Member};

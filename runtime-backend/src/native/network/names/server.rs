@@ -1,13 +1,14 @@
 //! The name server of one container: its two sockets, and whom it asks for what it does not know.
 
-use super::answer::{Reply, failed, reply};
+use super::answer::{Reply, reply};
 use super::directory::Directory;
+use super::message::{Code, failed, is_refusal};
 use crate::native::launcher::Handle;
 use crate::native::network::ports::datagrams;
 use crate::native::network::publish;
 use crate::native::network::resolver::Resolver;
 use crate::relay::persistent;
-use simple_dns::RCODE;
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
@@ -27,6 +28,8 @@ const MOST_WAITING: usize = 256;
 const MOST_CONNECTIONS: usize = 64;
 /// How long one name server may take; resolvers ask again after five seconds.
 const PATIENCE: Duration = Duration::from_secs(4);
+/// After how long the next one is asked as well.
+const SOON: Duration = Duration::from_secs(1);
 /// How long a connection may be silent.
 const SILENCE: Duration = Duration::from_secs(10);
 
@@ -133,18 +136,33 @@ impl Asker {
     /// What others answer. If nobody does, that it could not be learnt.
     async fn elsewhere(&self, query: &[u8], stream: bool) -> Option<Vec<u8>> {
         let servers = match &self.upstream {
-            Upstream::Nobody => return failed(query, RCODE::NameError),
+            Upstream::Nobody => return failed(query, Code::NameError),
             // As the host is set up now: it may have changed networks.
             Upstream::Host => Resolver::of_host().asked,
             Upstream::Declared(_, servers) => servers.clone(),
         };
-        for server in servers {
-            let asked = self.ask(SocketAddr::new(server, DNS), query, stream);
-            if let Ok(Ok(answer)) = timeout(PATIENCE, asked).await {
-                return Some(answer);
+        let servers: Vec<_> = servers.into_iter().map(|server| SocketAddr::new(server, DNS)).collect();
+        let answer = self.first_answer(&servers, query, stream).await;
+        answer.or_else(|| failed(query, Code::ServerFailure))
+    }
+
+    /// What the first of these servers answers that does not refuse to; a refusal if that is all there is.
+    async fn first_answer(&self, servers: &[SocketAddr], query: &[u8], stream: bool) -> Option<Vec<u8>> {
+        let (mut asked, mut refusal) = (FuturesUnordered::new(), None);
+        let mut servers = servers.iter();
+        loop {
+            if let Some(server) = servers.next() {
+                asked.push(timeout(PATIENCE, self.ask(*server, query, stream)));
+            }
+            let wait = if servers.as_slice().is_empty() { PATIENCE } else { SOON };
+            match timeout(wait, asked.next()).await {
+                Ok(Some(Ok(Ok(answer)))) if is_refusal(&answer) => refusal = Some(answer),
+                Ok(Some(Ok(Ok(answer)))) => return Some(answer),
+                Ok(None) => return refusal,
+                // It could not be asked, or has not answered yet: the next one.
+                Ok(Some(_)) | Err(_) => {}
             }
         }
-        failed(query, RCODE::ServerFailure)
     }
 
     async fn ask(&self, server: SocketAddr, query: &[u8], stream: bool) -> io::Result<Vec<u8>> {
@@ -183,5 +201,56 @@ impl Asker {
                 return Ok(answer);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::time::Instant;
+
+    const QUERY: &[u8] = b"\x00\x15\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x03web\x00\x00\x01\x00\x01";
+
+    /// A name server that answers each query with this code, or not at all.
+    async fn server(code: Option<u8>) -> SocketAddr {
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = socket.local_addr().unwrap();
+        tokio::spawn(async move {
+            let mut query = [0; 512];
+            while let Ok((length, from)) = socket.recv_from(&mut query).await {
+                if let Some(code) = code {
+                    (query[2], query[3]) = (query[2] | 0x80, 0x80 | code);
+                    socket.send_to(&query[..length], from).await.unwrap();
+                }
+            }
+        });
+        address
+    }
+
+    async fn code(servers: &[SocketAddr]) -> Option<u8> {
+        let asker = Asker { id: "web".into(), directory: Arc::default(), upstream: Upstream::Host };
+        asker.first_answer(servers, QUERY, false).await.map(|answer| answer[3] & 15)
+    }
+
+    /// A name server that is broken, or refuses, keeps nobody from the next one; that there is no such name is an answer.
+    #[tokio::test]
+    async fn the_next_server_is_asked_after_a_refusal() {
+        let [good, unknown] = [server(Some(0)).await, server(Some(3)).await];
+        for refusal in [2, 4, 5] {
+            let bad = server(Some(refusal)).await;
+            assert_eq!(code(&[bad, good]).await, Some(0));
+            assert_eq!(code(&[bad]).await, Some(refusal), "there is nobody else");
+        }
+        assert_eq!(code(&[unknown, good]).await, Some(3));
+    }
+
+    /// Servers that are silent are not waited for one after the other: resolvers give up after five seconds.
+    #[tokio::test(start_paused = true)]
+    async fn the_next_server_is_asked_soon() {
+        let silent = server(None).await;
+        let begin = Instant::now();
+        assert_eq!(code(&[silent, silent, server(Some(0)).await]).await, Some(0));
+        assert!(begin.elapsed() < PATIENCE, "{:?}", begin.elapsed());
+        assert_eq!(code(&[silent, silent]).await, None);
     }
 }
