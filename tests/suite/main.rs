@@ -23,6 +23,7 @@ mod outbound;
 mod ports;
 mod postgres;
 mod processes;
+mod races;
 mod reaping;
 mod redis;
 mod runtimes;

@@ -119,6 +119,7 @@ impl Init<'_> {
         if let Err(trouble) = self.set_up() {
             return trouble;
         }
+        sys::close_other_than(&[]);
         let Err(trouble) = self.program.run();
         Self::at_last(trouble)
     }
@@ -268,10 +269,7 @@ impl Init<'_> {
     /// `/proc/sys` is read-only by now, so the parameter is written through a procfs of this process's own, which
     /// nobody can have mounted anything on (CVE-2025-52881).
     fn set_sysctl(&self, key: &str, value: &str) -> Result<(), rustix::io::Errno> {
-        use rustix::mount::{FsMountFlags, FsOpenFlags, fsconfig_create, fsmount, fsopen};
-        let context = fsopen("proc", FsOpenFlags::FSOPEN_CLOEXEC)?;
-        fsconfig_create(&context)?;
-        let proc = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
+        let proc = mounts::private_proc()?;
         let path = format!("sys/{}", key.replace('.', "/"));
         let file = mounts::resolve(proc.as_fd(), Path::new(&path), OFlags::WRONLY | OFlags::CLOEXEC)?;
         rustix::io::write(&file, value.as_bytes()).map(drop)

@@ -11,7 +11,7 @@ use rustix::pipe::PipeFlags;
 use rustix::process::DumpableBehavior;
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 /// Starts process 1 and waits until it has started the program, or says why it has not.
 pub(super) fn launch(init: &Init<'_>) -> Result<(Launched, Option<Trouble>), Trouble> {
@@ -39,6 +39,7 @@ pub(super) fn launch(init: &Init<'_>) -> Result<(Launched, Option<Trouble>), Tro
 /// Process 1: sets the container up, starts the program, and stays until it has ended.
 fn be_first(init: &Init<'_>, report: OwnedFd) -> i32 {
     let started = init.set_up().and_then(|()| {
+        sys::close_other_than(&[report.as_fd()]);
         // Before the program runs: its signals must find somebody who listens.
         sys::block_signals();
         init.program.give_up_privileges().map_err(Init::at_last)?;
