@@ -248,8 +248,8 @@ fn descriptors_lead_nowhere() -> shakedown::Result {
 /// its program cannot be written to (CVE-2016-9962, CVE-2019-5736).
 #[test]
 fn what_starts_commands_is_out_of_reach() -> shakedown::Result {
-    let script = "while :; do for p in /proc/[0-9]*; do (: >> $p/exe); readlink $p/exe $p/cwd $p/root $p/fd/*; done; \
-        done 2>/dev/null >> /seen";
+    let script = "while :; do for p in /proc/[0-9]*; do (: >> $p/exe); for f in $p/exe $p/cwd $p/root $p/fd/*; do \
+        readlink $f; done; done; done 2>/dev/null >> /seen";
     let container = sh(script).start().blocking()?;
     let own = std::env::current_exe()?;
     let state =

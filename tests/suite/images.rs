@@ -29,7 +29,8 @@ pub(crate) fn import(root: &Path, image: NewImage) -> shakedown::Result {
     let packed = tempfile::NamedTempFile::new()?;
     let status = Command::new("tar").arg("-C").arg(root).arg("-cf").arg(packed.path()).arg(".").status()?;
     assert!(status.success());
-    images::import(packed.path(), image).blocking().map(drop)
+    images::import(packed.path(), image).blocking()?;
+    Ok(())
 }
 
 /// What `script` writes in a container of this image.

@@ -29,4 +29,5 @@ mod redis;
 mod runtimes;
 mod soak;
 mod traces;
+mod users;
 mod waits;

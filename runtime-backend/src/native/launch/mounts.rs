@@ -183,7 +183,10 @@ impl<'a> Root<'a> {
             .target(path, directory)
             .call(|| format!("openat2({path:?}, RESOLVE_IN_ROOT)"))
             .trying(doing)?;
-        if is_proc(target.as_fd()) && !is_proc(mount.as_fd()) && !MAY_COVER.iter().any(|known| Path::new(known) == path) {
+        if is_proc(target.as_fd())
+            && !is_proc(mount.as_fd())
+            && !MAY_COVER.iter().any(|known| Path::new(known) == path)
+        {
             return Err(Trouble::new(doing(), "it would cover what the kernel shows in /proc"));
         }
         move_onto(mount.as_fd(), target.as_fd()).call(|| format!("move_mount(…, {path:?})")).trying(doing)

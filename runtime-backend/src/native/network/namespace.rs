@@ -4,7 +4,7 @@ use super::addresses::{Address, HOST, LONE, PREFIX_V6, Plan, RESOLVER, Subnet};
 use super::divert::{Exits, Place, accept, divert};
 use super::netlink::{LOOPBACK, Netlink};
 use crate::native::launch::{Trouble, Trying};
-use crate::native::launcher::Joining;
+use crate::native::launcher::{Joining, Users};
 use crate::native::sys::{self, CallError, Called};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
@@ -117,7 +117,7 @@ impl Networks {
 
     /// Whether what leaves a namespace can be diverted here. What this makes is for the first container.
     pub(crate) fn try_exit(&mut self) -> Result<(), Trouble> {
-        self.spare = Some(self.new_namespace(Kind::AloneWithExit)?);
+        self.spare = Some(self.new_namespace(Kind::AloneWithExit, None)?);
         Ok(())
     }
 
@@ -178,12 +178,13 @@ impl Networks {
 
     /// Makes the network of a container that joins `networks`, with a way out if it is wanted, and a place to ask for
     /// names. The sockets of what begins in its own namespace are returned: of its way out if it is on no network, else
-    /// those that are asked for names.
+    /// those that are asked for names. With `users`, the network is theirs.
     pub(crate) fn join(
         &mut self,
         networks: &[Joining],
         outbound: bool,
         resolver: bool,
+        users: Option<&Users>,
     ) -> Result<(ContainerNetwork, Vec<OwnedFd>), Trouble> {
         let kind = match (networks.is_empty(), outbound, resolver) {
             (true, true, _) => Kind::AloneWithExit,
@@ -191,10 +192,11 @@ impl Networks {
             _ => Kind::Plain,
         };
         self.usual = kind;
-        let Prepared { namespace, sockets, .. } = match self.spare.take_if(|spare| spare.kind == kind) {
-            Some(ready) => ready,
-            None => self.new_namespace(kind)?,
-        };
+        let Prepared { namespace, sockets, .. } =
+            match self.spare.take_if(|spare| users.is_none() && spare.kind == kind) {
+                Some(ready) => ready,
+                None => self.new_namespace(kind, users)?,
+            };
         let diverted = kind == Kind::AloneWithExit;
         let mut network = ContainerNetwork { namespace, diverted, joined: Vec::new(), way_out: None };
         for joining in networks {
@@ -292,7 +294,7 @@ impl Networks {
     pub(crate) fn stock_up(&mut self) {
         if self.spare.as_ref().map(|spare| spare.kind) != Some(self.usual) {
             // A failure comes up again when a container needs the namespace, and is told then.
-            self.spare = self.new_namespace(self.usual).ok();
+            self.spare = self.new_namespace(self.usual, None).ok();
         }
     }
 
@@ -354,9 +356,13 @@ impl Networks {
         Ok(())
     }
 
-    fn new_namespace(&self, kind: Kind) -> Result<Prepared, Trouble> {
+    fn new_namespace(&self, kind: Kind, users: Option<&Users>) -> Result<Prepared, Trouble> {
         let doing = || "make a network namespace".to_owned();
-        sys::unshare_network().call(|| "unshare(CLONE_NEWNET)".to_owned()).trying(doing)?;
+        match users {
+            None => sys::unshare_network().call(|| "unshare(CLONE_NEWNET)".to_owned()),
+            Some(users) => users.network().and_then(|namespace| enter(namespace.as_fd())),
+        }
+        .trying(doing)?;
         let made = current().and_then(|namespace| {
             let netlink = Netlink::open()?;
             netlink.up(LOOPBACK)?;
