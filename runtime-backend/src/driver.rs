@@ -41,6 +41,9 @@ pub trait Driver: Send + Sync + fmt::Debug {
     /// What this driver can do on this machine, and the reason where it cannot.
     fn capabilities(&self) -> Vec<Capability>;
 
+    /// Finds out what is only known by trying, for who looks at [`capabilities`](Driver::capabilities) alone.
+    async fn examine(&self) {}
+
     /// Finds the image, fetching it if the terms say so. Nothing unverified is ever unpacked.
     async fn obtain(&self, wanted: &Wanted, progress: Progress) -> Result<Image>;
 

@@ -381,6 +381,11 @@ fn options(container: &Container, problems: &mut Problems) {
         let reason = format!("`{}` is no mode of control groups", container.cgroupns);
         problems.add("cgroupns", reason, "use `private` or `host`");
     }
+    if let Some(mode) = container.userns.as_ref()
+        && !matches!(mode, NamespaceMode::Private | NamespaceMode::Host)
+    {
+        problems.add("userns", format!("`{mode}` is no mode of users"), "use `private` or `host`");
+    }
     if container.pid == NamespaceMode::Shareable {
         problems.add("pid", "`shareable` is a mode of `ipc`", "processes can be shared without it");
     }

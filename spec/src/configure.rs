@@ -225,6 +225,13 @@ pub trait Configure: AsMut<Container> + Sized {
         self.with(|c| c.pid = mode)
     }
 
+    /// Whose users the container's are. [`Private`](NamespaceMode::Private): its root is not the host's, even where the
+    /// driver runs as root; [`Host`](NamespaceMode::Host): the host's.
+    #[must_use]
+    fn userns(self, mode: NamespaceMode) -> Self {
+        self.with(|c| c.userns = Some(mode))
+    }
+
     /// Joins a network.
     #[must_use]
     fn network(self, network: &Network) -> Self {

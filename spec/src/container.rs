@@ -92,6 +92,10 @@ pub struct Container {
     /// Whose control groups the container sees: its own, or the host's.
     #[serde(skip_serializing_if = "NamespaceMode::is_private")]
     pub cgroupns: NamespaceMode,
+    /// Whose users the container's are: others than the host's (`private`), or the host's. What the driver does anyway
+    /// when unset: as root the host's, as an ordinary user others.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub userns: Option<NamespaceMode>,
     /// Networks to join.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub networks: Vec<Attachment>,

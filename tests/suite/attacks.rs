@@ -1,12 +1,14 @@
 //! Ways out of a container that have worked with other runtimes: each is tried, and fails.
 //!
-//! What needs a race to be won, or the first instructions of a runtime, is tried in `isolation.rs` and in the tests of the
-//! runtime itself.
+//! What needs a race to be won is tried in `races.rs`, what needs the first instructions of a runtime in `isolation.rs` and
+//! in the tests of the runtime itself.
 
-use crate::check::{can, idle, said, sh};
-use shakedown::NetworkMode;
+use crate::check::{can, idle, refused, said, sh};
+use crate::images::{Name, import};
 use shakedown::prelude::*;
+use shakedown::{Exec, FailureKind, NetworkMode, NewImage};
 use std::fs;
+use std::os::unix::fs::{MetadataExt, symlink};
 
 /// A program that makes one system call with small arguments, and exits with its error number.
 #[cfg(target_arch = "x86_64")]
@@ -128,7 +130,7 @@ fn mounting_brings_no_device_to_life() {
 #[test]
 fn mounts_through_links_stay_inside() -> shakedown::Result {
     let (place, canary) = (tempfile::tempdir()?, tempfile::tempdir()?);
-    std::os::unix::fs::symlink(canary.path(), place.path().join("out"))?;
+    symlink(canary.path(), place.path().join("out"))?;
     let mounted = sh("exec sleep 3600")
         .mount(Mount::bind(place.path().display().to_string(), "/data"))
         .mount(Mount::tmpfs("/data/out/deep"))
@@ -154,12 +156,149 @@ fn copies_through_links_stay_inside() -> shakedown::Result {
     Ok(())
 }
 
+/// A volume's place that leads through a link of the image is where the link leads, as long as that is in the container.
+#[test]
+fn mounts_through_links_of_the_image_work() -> shakedown::Result {
+    let shop = tempfile::tempdir()?;
+    let steps = "FROM busybox\nRUN rm -rf /var/run && mkdir -p /run /var && ln -s /run /var/run\n";
+    fs::write(shop.path().join("Dockerfile"), steps)?;
+    let image = format!("build:{}", shop.path().display());
+    let container =
+        GenericContainer::new(image).name("box").command(["sh", "-c", "grep -c ' /run/shop ' /proc/mounts"]);
+    let done = container.mount(Mount::tmpfs("/var/run/shop")).wait(Wait::exit()).start().blocking()?;
+    assert_eq!(done.logs().blocking()?.stdout(), "1\n");
+    Ok(())
+}
+
+/// Nothing is mounted over what the kernel shows in /proc, through a link neither: who starts programs in there would
+/// write to files of the volume, or where links in it lead (CVE-2019-16884, CVE-2023-27561, CVE-2025-52881).
+#[test]
+fn the_kernels_files_are_not_covered() -> shakedown::Result {
+    let place = tempfile::tempdir()?;
+    symlink("/proc/self", place.path().join("link"))?;
+    let declared = || {
+        let c = idle().sysctl("net.ipv4.ip_default_ttl", "42");
+        c.mount(Mount::bind(place.path().display().to_string(), "/data"))
+    };
+    for target in ["/proc", "/proc/self", "/proc/self/attr", "/proc/sys/net", "/data/link", "/data/link/attr"]
+    {
+        let failure = refused(declared().mount(Mount::tmpfs(target)));
+        assert!(
+            matches!(failure.kind, FailureKind::LaunchFailed | FailureKind::Other),
+            "{target}: {failure}"
+        );
+    }
+    // Figures are nothing that anybody is told through.
+    fs::write(place.path().join("uptime"), "42.00 42.00\n")?;
+    let uptime = place.path().join("uptime").display().to_string();
+    assert_eq!(said("cat /proc/uptime", |c| c.mount(Mount::bind(uptime, "/proc/uptime"))), "42.00 42.00\n");
+    Ok(())
+}
+
+/// An image whose `/proc` or `/sys` is a link does not start: what is masked would be somewhere else (CVE-2019-19921).
+#[test]
+fn an_image_cannot_move_the_kernels_files() -> shakedown::Result {
+    for directory in ["proc", "sys"] {
+        let name = Name::new(&format!("moved-{directory}"));
+        let place = tempfile::tempdir()?;
+        let base = idle().start().blocking()?;
+        base.copy_out("/bin", place.path().join("bin")).blocking()?;
+        drop(base);
+        fs::create_dir(place.path().join("elsewhere"))?;
+        symlink("/elsewhere", place.path().join(directory))?;
+        import(place.path(), NewImage::named(&name.0))?;
+        let moved = GenericContainer::new(&name.0).name("box").command(["sh", "-c", "sleep 3600"]);
+        let failure = refused(moved);
+        assert!(matches!(failure.kind, FailureKind::LaunchFailed | FailureKind::Other), "{failure}");
+    }
+    Ok(())
+}
+
+/// Descriptors of what starts containers lead to no program and no directory, at the start and for a further command:
+/// the container's, another one's, or, by way of a process, the host's (CVE-2024-21626).
+#[test]
+fn descriptors_lead_nowhere() -> shakedown::Result {
+    let paths = |number: u32| ["", "/1/root", "/1/cwd"].map(|way| format!("/proc/self/fd/{number}{way}"));
+    let able = |c: GenericContainer| c.cap_add("SYS_PTRACE");
+    let other = able(idle()).start().blocking()?;
+    for path in (3..32).flat_map(paths) {
+        let ran = other.exec([format!("{path}/bin/true")]).blocking();
+        assert_eq!(
+            ran.map_err(|failure| failure.kind).err(),
+            Some(FailureKind::ExecFailed),
+            "{path}/bin/true"
+        );
+        let entered = other.exec(Exec::new(["pwd"]).workdir(&path)).blocking();
+        // What is made where it is missing is no way out.
+        let directory = entered.map(|ended| ended.stdout().trim().to_owned());
+        assert!(directory.as_ref().map_or(true, |seen| *seen == path), "{path}: {directory:?}");
+    }
+    for path in (3..20).map(|number| format!("/proc/self/fd/{number}/bin/true")) {
+        let failure =
+            refused(able(GenericContainer::new("busybox").name("box").command([&path])).wait(Wait::exit()));
+        assert!(
+            matches!(failure.kind, FailureKind::LaunchFailed | FailureKind::ExitedEarly),
+            "{path}: {failure}"
+        );
+    }
+    Ok(())
+}
+
+/// A command starts among processes that are not its friends: what starts it holds nothing that they could open, and
+/// its program cannot be written to (CVE-2016-9962, CVE-2019-5736).
+#[test]
+fn what_starts_commands_is_out_of_reach() -> shakedown::Result {
+    let script = "while :; do for p in /proc/[0-9]*; do (: >> $p/exe); for f in $p/exe $p/cwd $p/root $p/fd/*; do \
+        readlink $f; done; done; done 2>/dev/null >> /seen";
+    let container = sh(script).start().blocking()?;
+    let own = std::env::current_exe()?;
+    let state =
+        || fs::metadata(&own).map(|found| (found.len(), found.mode(), found.mtime(), found.mtime_nsec()));
+    let before = state()?;
+    for _ in 0..50 {
+        container.exec(["true"]).blocking()?.success()?;
+    }
+    assert_eq!(state()?, before, "the program of the test was changed");
+    let seen = container.exec(["sort", "-u", "/seen"]).blocking()?.success()?.stdout().into_owned();
+    let usual = ["/bin/", "/proc", "/dev/null", "/dev/pts", "/seen", "pipe:[", "socket:["];
+    let strange = |line: &&str| *line != "/" && !usual.iter().any(|start| line.starts_with(start));
+    assert_eq!(seen.lines().filter(strange).collect::<Vec<_>>(), Vec::<&str>::new());
+    assert!(seen.lines().any(|line| line.starts_with("/bin/")), "the loop has seen nothing:\n{seen}");
+    Ok(())
+}
+
+/// A `/dev` in which the names of terminals lead elsewhere changes nothing where they lead (CVE-2025-52565).
+#[test]
+fn a_false_terminal_leads_nowhere() -> shakedown::Result {
+    let canary = tempfile::tempdir()?;
+    let file = canary.path().join("secret");
+    fs::write(&file, "of the host")?;
+    let state = || fs::metadata(&file).map(|found| (found.uid(), found.gid(), found.mode()));
+    let before = state()?;
+    for name in ["console", "ptmx", "tty", "pts"] {
+        let place = tempfile::tempdir()?;
+        let to = if name == "pts" { canary.path() } else { &file };
+        symlink(to, place.path().join(name))?;
+        let declared = sh("echo written > /dev/console; echo written > /dev/tty; exec sleep 3600").tty(true);
+        // Whether it starts does not matter.
+        let running =
+            declared.mount(Mount::bind(place.path().display().to_string(), "/dev")).start().blocking();
+        if let Ok(running) = &running {
+            let _ = running.exec(Exec::new(["tty"]).tty(true)).blocking();
+        }
+        assert_eq!(state()?, before, "{name}");
+        assert_eq!(fs::read_to_string(&file)?, "of the host", "{name}");
+        assert_eq!(fs::read_dir(canary.path())?.count(), 1, "{name}");
+    }
+    Ok(())
+}
+
 /// A `/dev` whose `null` is another file does not put that in the place of what is masked (CVE-2025-31133), and one that
 /// is a link does not lead what is mounted there to the host.
 #[test]
 fn a_false_null_unmasks_nothing() -> shakedown::Result {
     let place = tempfile::tempdir()?;
-    std::os::unix::fs::symlink("/etc/passwd", place.path().join("null"))?;
+    symlink("/etc/passwd", place.path().join("null"))?;
     let declared = sh("cat /proc/keys /proc/timer_list; exec sleep 3600")
         .mount(Mount::bind(place.path().display().to_string(), "/dev"));
     if let Some(reason) = crate::check::missing("masks with a mounted /dev") {
@@ -184,6 +323,27 @@ fn no_privilege_is_inherited() -> shakedown::Result {
     let container = idle().start().blocking()?;
     assert_eq!(container.exec(["sh", "-c", script]).blocking()?.success()?.stdout(), none);
     assert_eq!(said("id -G", |c| c.user("1000:1000")), "1000\n");
+    Ok(())
+}
+
+/// An id is what it reads as, and what is none never becomes root's (CVE-2026-30892).
+#[test]
+fn ids_are_what_they_read_as() -> shakedown::Result {
+    if let Some(reason) = crate::check::missing("several users") {
+        crate::check::say(&format!("not tried: {reason}"));
+        return Ok(());
+    }
+    let container = idle().start().blocking()?;
+    let ids = |user: &str| {
+        let command = Exec::new(["sh", "-c", "echo $(id -u):$(id -g)"]).user(user);
+        container.exec(command).blocking().and_then(shakedown::ExecOutput::success)
+    };
+    for (user, expected) in [("4242", "4242:0\n"), ("4242:17", "4242:17\n"), ("004242", "4242:0\n")] {
+        assert_eq!(ids(user)?.stdout(), expected, "{user}");
+    }
+    for user in ["-1", "4294967295", "4294967296", "4242x", "4242:-1", "no-such-user"] {
+        assert!(ids(user).is_err(), "{user}");
+    }
     Ok(())
 }
 

@@ -5,13 +5,14 @@ use shakedown::prelude::*;
 use shakedown::{NewImage, PullPolicy, images};
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 /// A name that no other test has; removed when the test ends, however it ends.
-struct Name(String);
+pub(crate) struct Name(pub(crate) String);
 
 impl Name {
-    fn new(what: &str) -> Self {
+    pub(crate) fn new(what: &str) -> Self {
         Self(format!("shakedown-test/{what}-{}:1", std::process::id()))
     }
 }
@@ -21,6 +22,15 @@ impl Drop for Name {
         // A test that failed before it made the image has none to remove.
         let _ = images::remove(&self.0).blocking();
     }
+}
+
+/// Makes a directory the root file system of an image.
+pub(crate) fn import(root: &Path, image: NewImage) -> shakedown::Result {
+    let packed = tempfile::NamedTempFile::new()?;
+    let status = Command::new("tar").arg("-C").arg(root).arg("-cf").arg(packed.path()).arg(".").status()?;
+    assert!(status.success());
+    images::import(packed.path(), image).blocking()?;
+    Ok(())
 }
 
 /// What `script` writes in a container of this image.
@@ -155,17 +165,8 @@ fn a_root_file_system_is_imported() -> shakedown::Result {
     base.copy_out("/lib64", place.path().join("root/lib64")).blocking().ok();
     drop(base);
     fs::write(place.path().join("root/orders"), "42\n")?;
-    let root = place.path().join("root");
-    let packed = Command::new("tar")
-        .arg("-C")
-        .arg(root)
-        .arg("-cf")
-        .arg(place.path().join("root.tar"))
-        .arg(".")
-        .status()?;
-    assert!(packed.success());
     let image = NewImage::named(&name.0).change(r#"CMD ["cat", "/orders"]"#).change("ENV SHOP=orders");
-    images::import(place.path().join("root.tar"), image).blocking()?;
+    import(&place.path().join("root"), image)?;
     let run = GenericContainer::new(&name.0).name("box").wait(Wait::exit()).start().blocking()?;
     assert_eq!(run.logs().blocking()?.stdout(), "42\n");
     assert_eq!(said(&name.0, "echo $SHOP")?, "orders\n");

@@ -1,6 +1,6 @@
 //! Options of a container, each seen from inside.
 
-use crate::check::{can, idle, refused, said, say, sh};
+use crate::check::{can, idle, missing, refused, said, say, sh};
 use shakedown::prelude::*;
 use shakedown::{MountSource, NamespaceMode, Propagation, Ulimit};
 use std::fs;
@@ -315,6 +315,22 @@ fn the_hosts_processes() {
     if can("host processes", || declared(idle())) {
         let own = fs::read_link("/proc/self/ns/pid").unwrap_or_default().display().to_string();
         assert_eq!(said("readlink /proc/self/ns/pid", declared).trim(), own);
+    }
+}
+
+/// Where something takes the place of the kernel's overlayfs, it is what is told.
+#[test]
+fn what_stacks_the_files_is_told() {
+    let told = missing("overlayfs").unwrap_or_default();
+    let kind = said("awk '$2 == \"/\" {print $3}' /proc/mounts", |c| c);
+    if told.contains("fuse-overlayfs is used") {
+        assert!(kind.starts_with("fuse"), "{kind}");
+    } else if !told.is_empty() {
+        assert_eq!(kind, "tmpfs\n", "{told}");
+    }
+    let demanded = std::env::var("SHAKEDOWN_OVERLAY").unwrap_or_default();
+    if ["fuse", "copy"].contains(&&*demanded) && missing("own hosts file").is_none() {
+        assert!(told.contains("SHAKEDOWN_OVERLAY demands it"), "{told}");
     }
 }
 

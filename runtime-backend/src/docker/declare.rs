@@ -200,10 +200,8 @@ fn host_config(container: &Container, names: Vec<String>) -> Result<HostConfig> 
         volumes_from: some(&volumes_from(container)),
         ipc_mode: namespace(&container.ipc),
         pid_mode: namespace(&container.pid),
-        cgroupns_mode: match container.cgroupns {
-            NamespaceMode::Host => Some(HostConfigCgroupnsModeEnum::HOST),
-            _ => None,
-        },
+        cgroupns_mode: hosts_groups(container),
+        userns_mode: users(container),
         masked_paths: paths(&container.masked_paths),
         readonly_paths: paths(&container.readonly_paths),
         memory: number("memory", *memory)?,
@@ -250,6 +248,16 @@ fn host_config(container: &Container, names: Vec<String>) -> Result<HostConfig> 
         ),
         ..HostConfig::default()
     })
+}
+
+/// Whose control groups it sees, if they are not its own.
+fn hosts_groups(container: &Container) -> Option<HostConfigCgroupnsModeEnum> {
+    (container.cgroupns == NamespaceMode::Host).then_some(HostConfigCgroupnsModeEnum::HOST)
+}
+
+/// Whose users it has, if the daemon's setting is not to count.
+fn users(container: &Container) -> Option<String> {
+    (container.userns == Some(NamespaceMode::Host)).then(|| "host".to_owned())
 }
 
 /// The containers whose volumes it has, as the daemon spells them.

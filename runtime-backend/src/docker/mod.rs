@@ -40,7 +40,7 @@ use failures::{daemon_failure, is_gone};
 use ports::Reservations;
 use shakedown_spec::{
     Attachment, Container, Endpoints, Failure, FailureKind, ImageReference, ImageSource, Mount, MountSource,
-    Network, NetworkMode, Platform, SecurityOptions,
+    NamespaceMode, Network, NetworkMode, Platform, SecurityOptions,
 };
 use std::collections::HashMap;
 use std::fmt;
@@ -463,6 +463,14 @@ impl DockerDriver {
         if let (true, Some(reason)) = (apparmor, lsm_missing(&self.inner.info, "apparmor")) {
             return refused("an AppArmor profile", &reason);
         }
+        let reason = match container.userns {
+            Some(NamespaceMode::Host) => host_users_missing(&self.inner.info),
+            Some(_) => own_users_missing(&self.inner.info),
+            None => None,
+        };
+        if let (Some(reason), Some(mode)) = (reason, &container.userns) {
+            return refused(&format!("the users it asks for (`userns: {mode}`)"), &reason);
+        }
         let selinux = security.label.iter().any(|part| part != "disable");
         match lsm_missing(&self.inner.info, "selinux") {
             Some(reason) if selinux => refused("an SELinux label", &reason),
@@ -473,8 +481,23 @@ impl DockerDriver {
 
 /// Why labels or profiles of this security module cannot be given.
 fn lsm_missing(info: &SystemInfo, name: &str) -> Option<String> {
-    let there = info.security_options.iter().flatten().any(|option| option.contains(&format!("name={name}")));
-    (!there).then(|| format!("the daemon does not use {name} (see the security options of `docker info`)"))
+    (!has_option(info, name))
+        .then(|| format!("the daemon does not use {name} (see the security options of `docker info`)"))
+}
+
+fn has_option(info: &SystemInfo, name: &str) -> bool {
+    info.security_options.iter().flatten().any(|option| option.contains(&format!("name={name}")))
+}
+
+/// Why a container's users cannot be others than the host's.
+fn own_users_missing(info: &SystemInfo) -> Option<String> {
+    let own = has_option(info, "userns") || has_option(info, "rootless");
+    (!own).then(|| "it is a setting of the daemon (`userns-remap`), which is off".to_owned())
+}
+
+/// Why a container's users cannot be the host's.
+fn host_users_missing(info: &SystemInfo) -> Option<String> {
+    has_option(info, "rootless").then(|| "the daemon runs as an ordinary user".to_owned())
 }
 
 /// What the daemon says it can do. A daemon that says nothing is taken at its best.
@@ -510,6 +533,8 @@ fn capabilities(info: &SystemInfo) -> Vec<Capability> {
         always("device permissions"),
         Capability { name: "apparmor".to_owned(), missing: lsm_missing(info, "apparmor") },
         Capability { name: "selinux".to_owned(), missing: lsm_missing(info, "selinux") },
+        Capability { name: "own users".to_owned(), missing: own_users_missing(info) },
+        Capability { name: "host users".to_owned(), missing: host_users_missing(info) },
         always("mount propagation"),
         always("several users"),
         Capability { name: "files on a read-only root".to_owned(), missing: Some(READ_ONLY_ROOT.to_owned()) },

@@ -103,6 +103,8 @@ pub(crate) struct Facts<'a> {
     pub(crate) user: &'a User,
     /// As whom containers run here.
     pub(crate) identity: Identity,
+    /// Whether its users are others than the launcher's.
+    pub(crate) remapped: bool,
     /// The hierarchies of control groups.
     pub(crate) cgroups: &'a [View],
     /// The declared devices, found on the host.
@@ -147,7 +149,7 @@ impl Facts<'_> {
     pub(crate) fn could_use_nodes(&self) -> bool {
         let admin = capability("SYS_ADMIN")
             .is_some_and(|admin| self.capabilities().is_ok_and(|granted| granted.contains(&admin)));
-        self.identity == Identity::Root && admin && !self.container.privileged
+        self.makes_nodes() && admin && !self.container.privileged
     }
 
     /// The process of a further command, and its filter.
@@ -350,7 +352,7 @@ impl Facts<'_> {
             });
         }
         // Nodes cannot be made in a user namespace: the host's are shown.
-        for device in self.devices.iter().filter(|_| self.identity != Identity::Root) {
+        for device in self.devices.iter().filter(|_| !self.makes_nodes()) {
             mounts.push(bind(&device.source, &device.target, &["rw", "dev"])?);
         }
         Ok(mounts)
@@ -390,6 +392,11 @@ impl Facts<'_> {
         Ok(())
     }
 
+    /// Whether device nodes can be made for it: in a user namespace they cannot.
+    fn makes_nodes(&self) -> bool {
+        self.identity == Identity::Root && !self.remapped
+    }
+
     /// Whether the container gets a user namespace of its own, in which its user is the only one.
     fn maps_itself(&self) -> bool {
         self.identity == Identity::Single && self.user.uid != 0
@@ -422,6 +429,8 @@ impl Facts<'_> {
 
     /// A namespace with a path is another's, which the launcher joins.
     fn namespaces(&self) -> Result<Vec<LinuxNamespace>, OciSpecError> {
+        // The launcher's, for all containers of the session that have other users.
+        let others = NamespaceMode::Host;
         let mut kinds = vec![
             (LinuxNamespaceType::Mount, &NamespaceMode::Private),
             (LinuxNamespaceType::Pid, &self.container.pid),
@@ -435,6 +444,9 @@ impl Facts<'_> {
         if self.maps_itself() {
             kinds.push((LinuxNamespaceType::User, &NamespaceMode::Private));
         }
+        if self.remapped {
+            kinds.push((LinuxNamespaceType::User, &others));
+        }
         let namespace = |(kind, mode): (LinuxNamespaceType, &NamespaceMode)| {
             let namespace = LinuxNamespaceBuilder::default().typ(kind);
             match mode {
@@ -447,7 +459,7 @@ impl Facts<'_> {
 
     fn devices(&self) -> Result<Vec<LinuxDevice>, OciSpecError> {
         let mut devices = default_devices()?;
-        for device in self.devices.iter().filter(|_| self.identity == Identity::Root) {
+        for device in self.devices.iter().filter(|_| self.makes_nodes()) {
             devices.push(device.in_spec()?);
         }
         Ok(devices)

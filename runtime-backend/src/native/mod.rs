@@ -5,6 +5,7 @@
 
 pub mod image;
 mod rootfs;
+mod stacked;
 mod network;
 mod bundle;
 mod devices;

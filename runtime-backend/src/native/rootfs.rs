@@ -6,24 +6,39 @@
 
 use super::launch::mounts::{clone_mount, resolve};
 use super::launch::{Trouble, Trying};
-use super::sys::{CallError, Called};
-use rustix::fs::{CWD, Mode, OFlags};
+use super::launcher::Users;
+use super::stacked::{self, FuseServer};
+use super::sys::{self, CallError, Called};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, UnmountFlags, fsconfig_create,
-    fsconfig_set_fd, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
+    fsconfig_create, fsconfig_set_fd, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount,
+    open_tree,
 };
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+/// The layers of a stack, lowest first.
+#[derive(Clone, Copy, Debug)]
+enum Lower<'a> {
+    /// Directories of the store.
+    Paths(&'a [PathBuf]),
+    /// Detached mounts of them.
+    Mapped(&'a [OwnedFd]),
+}
+
 /// A mounted root file system.
 #[derive(Debug)]
 pub(crate) struct Rootfs {
     /// A detached mount of it.
     root: OwnedFd,
-    upper: Upper,
+    /// Where what is written ends up, where overlayfs has such a place.
+    upper: Option<Upper>,
+    /// The process that serves it, if the kernel does not. It ends with this.
+    _server: Option<FuseServer>,
 }
 
 /// Where what is written ends up.
@@ -44,6 +59,18 @@ enum Place {
 }
 
 impl Rootfs {
+    /// As [`mount`](Self::mount), in memory; the files belong to the ids that `users` have for those of the layers.
+    pub(crate) fn mount_for(users: &Users, layers: &[PathBuf], scratch: &Path) -> Result<Self, Trouble> {
+        let mapped =
+            distinct(layers).iter().map(|layer| mapped(layer, users)).collect::<Result<Vec<_>, _>>()?;
+        Upper::in_memory()
+            .and_then(|upper| {
+                upper.give(users)?;
+                Self::over(upper, Lower::Mapped(&mapped), false, scratch)
+            })
+            .trying(|| "mount the container's file system".to_owned())
+    }
+
     /// Mounts `layers` (lowest first) with an empty upper layer, in the empty directory `disk` if there is one and its
     /// file system serves. `scratch` is a directory to mount on where the kernel needs a path.
     pub(crate) fn mount(
@@ -56,25 +83,25 @@ impl Rootfs {
         let layers = &distinct(layers)[..];
         let Some(disk) = disk else {
             return Upper::in_memory()
-                .and_then(|upper| Self::over(upper, layers, user_namespace, scratch))
+                .and_then(|upper| Self::over(upper, Lower::Paths(layers), user_namespace, scratch))
                 .trying(doing);
         };
         let upper = Upper::on_disk(disk).trying(doing)?;
         // overlayfs takes no stack without a lower layer.
         let nothing = [disk.join(EMPTY)];
         let layers = if layers.is_empty() { &nothing[..] } else { layers };
-        let mounted = Self::over(upper, layers, user_namespace, scratch).or_else(|error| {
+        let mounted = Self::over(upper, Lower::Paths(layers), user_namespace, scratch).or_else(|error| {
             // Not every file system can be the upper one: one without extended attributes cannot, nor can another
             // overlay.
             let memory = Upper::in_memory()?;
-            Self::over(memory, layers, user_namespace, scratch).map_err(|_second| error)
+            Self::over(memory, Lower::Paths(layers), user_namespace, scratch).map_err(|_second| error)
         });
         mounted.trying(doing)
     }
 
     fn over(
         upper: Upper,
-        layers: &[PathBuf],
+        layers: Lower<'_>,
         user_namespace: bool,
         scratch: &Path,
     ) -> Result<Self, CallError> {
@@ -87,7 +114,30 @@ impl Rootfs {
             }) => by_path(layers, &upper, user_namespace, scratch)?,
             result => result?,
         };
-        Ok(Self { root, upper })
+        Ok(Self { root, upper: Some(upper), _server: None })
+    }
+
+    /// As [`mount`](Self::mount) in memory, by fuse-overlayfs.
+    pub(crate) fn fused(layers: &[PathBuf], scratch: &Path) -> Result<Self, Trouble> {
+        let doing = || "mount the container's file system with fuse-overlayfs".to_owned();
+        let memory = new_tmpfs().trying(doing)?;
+        for name in [UPPER, WORK] {
+            make_directory(memory.as_fd(), name).trying(doing)?;
+        }
+        // The program needs paths, until it has opened what is there.
+        move_mount(&memory, "", CWD, scratch, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+            .call(|| format!("move_mount(tmpfs, {scratch:?})"))
+            .trying(doing)?;
+        let stacked = stacked::stack(&distinct(layers), scratch);
+        let _ = rustix::mount::unmount(scratch, UnmountFlags::DETACH);
+        let (root, server) = stacked?;
+        Ok(Self { root, upper: None, _server: Some(server) })
+    }
+
+    /// An empty one in memory, into which the files are copied.
+    pub(crate) fn empty() -> Result<Self, Trouble> {
+        let root = new_tmpfs().trying(|| "make the container's file system".to_owned())?;
+        Ok(Self { root, upper: None, _server: None })
     }
 
     /// A mount of the file or directory at `path` of it.
@@ -112,9 +162,9 @@ impl Rootfs {
         }
     }
 
-    /// The upper layer: what was written since.
-    pub(crate) fn upper(&self) -> &OwnedFd {
-        &self.upper.directory
+    /// The upper layer, if overlayfs keeps one: what was written since.
+    pub(crate) fn upper(&self) -> Option<&OwnedFd> {
+        self.upper.as_ref().map(|upper| &upper.directory)
     }
 
     /// The mount that stays with the launcher.
@@ -152,6 +202,13 @@ impl Upper {
         Ok(Self { directory: at(UPPER)?, work: at(WORK)?, place })
     }
 
+    /// The root directory is as its upper layer's is.
+    fn give(&self, users: &Users) -> Result<(), CallError> {
+        let owner = (Some(users.shift().uid(0)), Some(users.shift().gid(0)));
+        rustix::fs::chownat(&self.directory, "", owner.0, owner.1, AtFlags::EMPTY_PATH)
+            .call(|| "fchownat(upper, \"\")".to_owned())
+    }
+
     fn on_disk(path: &Path) -> Result<Self, CallError> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let disk = rustix::fs::open(path, flags, Mode::empty()).call(|| format!("open({path:?})"))?;
@@ -176,11 +233,36 @@ fn distinct(layers: &[PathBuf]) -> Vec<PathBuf> {
     (0..layers.len()).filter(|number| !again(*number)).map(|number| layers[number].clone()).collect()
 }
 
-fn by_descriptor(layers: &[PathBuf], upper: &Upper, user_namespace: bool) -> Result<OwnedFd, CallError> {
+/// A mount of a layer whose files belong to the ids that `users` have for theirs.
+fn mapped(layer: &Path, users: &Users) -> Result<OwnedFd, Trouble> {
+    let doing = || "map the image's files to the container's users".to_owned();
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let mount = open_tree(CWD, layer, flags).call(|| format!("open_tree({layer:?}, OPEN_TREE_CLONE)"));
+    let mount = mount.trying(doing)?;
+    let refused = |trouble: Trouble| {
+        let reason = "the file system of the image store has no idmapped mounts (since Linux 5.12: ext4; 5.15: btrfs; \
+             5.17: f2fs; 5.12: xfs; 6.3: tmpfs)";
+        let unfit = trouble.call.as_ref().is_some_and(|call| call.ends_with("EINVAL"));
+        Trouble { reason: unfit.then(|| reason.to_owned()), ..trouble }
+    };
+    sys::mount_map_ids(mount.as_fd(), users.namespace())
+        .call(|| format!("mount_setattr({layer:?}, MOUNT_ATTR_IDMAP)"))
+        .trying(doing)
+        .map_err(refused)?;
+    Ok(mount)
+}
+
+fn by_descriptor(layers: Lower<'_>, upper: &Upper, user_namespace: bool) -> Result<OwnedFd, CallError> {
     let overlay = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).call(|| "fsopen(\"overlay\")".to_owned())?;
-    for layer in layers.iter().rev() {
-        fsconfig_set_string(&overlay, "lowerdir+", layer.as_path())
-            .call(|| format!("fsconfig(overlay, \"lowerdir+\", {layer:?})"))?;
+    match layers {
+        Lower::Paths(layers) => layers.iter().rev().try_for_each(|layer| {
+            fsconfig_set_string(&overlay, "lowerdir+", layer.as_path())
+                .call(|| format!("fsconfig(overlay, \"lowerdir+\", {layer:?})"))
+        })?,
+        Lower::Mapped(layers) => layers.iter().rev().try_for_each(|layer| {
+            fsconfig_set_fd(&overlay, "lowerdir+", layer)
+                .call(|| "fsconfig(overlay, \"lowerdir+\", fd)".to_owned())
+        })?,
     }
     for (key, directory) in [("upperdir", &upper.directory), ("workdir", &upper.work)] {
         fsconfig_set_fd(&overlay, key, directory).call(|| format!("fsconfig(overlay, {key:?}, fd)"))?;
@@ -205,7 +287,7 @@ fn by_descriptor(layers: &[PathBuf], upper: &Upper, user_namespace: bool) -> Res
 
 /// The same by mount(2), attached for a moment in the launcher's own mount namespace.
 fn by_path(
-    layers: &[PathBuf],
+    layers: Lower<'_>,
     upper: &Upper,
     user_namespace: bool,
     scratch: &Path,
@@ -224,7 +306,11 @@ fn by_path(
     move_mount(attached, "", CWD, scratch, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
         .call(|| format!("move_mount(tmpfs, {scratch:?})"))?;
     let at = scratch.join("root");
-    let mounted = mount_overlay(layers, place, user_namespace, &at);
+    let mounted = match layers {
+        Lower::Paths(layers) => mount_overlay(layers, place, user_namespace, &at),
+        Lower::Mapped(layers) => attach_layers(layers, scratch)
+            .and_then(|layers| mount_overlay(&layers, place, user_namespace, &at)),
+    };
     let root = mounted.and_then(|()| {
         let flags =
             rustix::mount::OpenTreeFlags::OPEN_TREE_CLONE | rustix::mount::OpenTreeFlags::OPEN_TREE_CLOEXEC;
@@ -235,6 +321,18 @@ fn by_path(
     });
     let _ = rustix::mount::unmount(scratch, UnmountFlags::DETACH);
     root
+}
+
+/// Attaches mounts of layers in `scratch`, on which something is mounted; returns where.
+fn attach_layers(layers: &[OwnedFd], scratch: &Path) -> Result<Vec<PathBuf>, CallError> {
+    let attach = |(number, layer): (usize, &OwnedFd)| {
+        let place = scratch.join(number.to_string());
+        rustix::fs::mkdir(&place, Mode::from_raw_mode(0o700)).call(|| format!("mkdir({place:?})"))?;
+        move_mount(layer, "", CWD, &place, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+            .call(|| format!("move_mount(layer, {place:?})"))?;
+        Ok(place)
+    };
+    layers.iter().enumerate().map(attach).collect()
 }
 
 fn mount_overlay(layers: &[PathBuf], place: &Path, user_namespace: bool, at: &Path) -> Result<(), CallError> {

@@ -124,7 +124,13 @@ pub fn findings() -> Result<Vec<Finding>, Failure> {
         match native {
             Some(Ok(launcher)) => {
                 let driver = connect_native(launcher).await;
-                let verdict = driver.map(|driver| (driver.description(), driver.capabilities()));
+                let verdict = match driver {
+                    Ok(driver) => {
+                        driver.examine().await;
+                        Ok((driver.description(), driver.capabilities()))
+                    }
+                    Err(refusal) => Err(refusal),
+                };
                 findings.push(Finding { driver: "native", verdict });
             }
             Some(Err(refusal)) => findings.push(Finding { driver: "native", verdict: Err(refusal) }),

@@ -81,6 +81,13 @@ fn doctor_tells_what_works() {
         let works = shakedown(lab, &["doctor"]).output().unwrap();
         assert!(works.status.success());
         assert!(text(&works.stdout).contains("docker: works; "), "{}", text(&works.stdout));
+        // What takes the place of overlayfs is told, and why.
+        let copied = shakedown(lab, &["doctor"]).env("SHAKEDOWN_OVERLAY", "copy").output().unwrap();
+        let report = text(&copied.stdout);
+        if report.contains("native: works; ") {
+            let reason = "no   overlayfs: SHAKEDOWN_OVERLAY demands it: a copy of the image's files in memory";
+            assert!(report.contains(reason), "{report}");
+        }
         let host = format!("unix://{}/none.sock", lab.path().display());
         let fails = shakedown(lab, &["doctor"]).env("SHAKEDOWN_DOCKER_HOST", host).output().unwrap();
         let report = text(&fails.stdout);

@@ -24,10 +24,12 @@ const LIMIT: &str = "900";
 /// The step of the crates' own tests.
 pub(super) const UNITS: &str = "unit tests";
 /// The whole-system suites, in the order they run in.
-pub(super) const SUITES: [&str; 4] = [AS_ROOT, WITH_RANGES, WITHOUT_RANGES, ON_DOCKER];
+pub(super) const SUITES: [&str; 6] = [AS_ROOT, BY_FUSE, BY_COPY, WITH_RANGES, WITHOUT_RANGES, ON_DOCKER];
 /// The images of `tests/dockerfiles`, built on both drivers.
 pub(super) const OFFICIAL_IMAGES: [&str; 2] = ["official images: native", "official images: docker"];
 const AS_ROOT: &str = "suite: native as root";
+const BY_FUSE: &str = "suite: native with fuse-overlayfs";
+const BY_COPY: &str = "suite: native without overlayfs";
 const WITH_RANGES: &str = "suite: native as user with subuid";
 const WITHOUT_RANGES: &str = "suite: native as user without subuid";
 pub(super) const ON_DOCKER: &str = "suite: docker";
@@ -83,6 +85,8 @@ impl Suites<'_> {
                     ready.as_ref().map_err(|reason| anyhow!("not run: {reason}"))?;
                 match suite {
                     AS_ROOT => self.native_as_root(),
+                    BY_FUSE => self.native_stacked("fuse"),
+                    BY_COPY => self.native_stacked("copy"),
                     WITH_RANGES => self.native_as_user(with, built, images, has_nextest()),
                     WITHOUT_RANGES => self.native_as_user(without, built, images, false),
                     _ => self.on_docker(),
@@ -128,6 +132,14 @@ impl Suites<'_> {
         }
         tell_about_nextest();
         run(command.args(["test", "--locked", "--no-fail-fast", "--test=suite", "--examples"]))
+    }
+
+    /// What has to do with files, where the kernel's overlayfs is not used.
+    fn native_stacked(&self, by: &str) -> Result<()> {
+        let mut command = self.in_root("cargo");
+        command.env("SHAKEDOWN_DRIVER", "native").env("SHAKEDOWN_OVERLAY", by);
+        command.args(["test", "--locked", "--no-fail-fast", "--package=shakedown-tests", "--test=suite", "--"]);
+        run(command.args(["attacks::", "exec::", "files::", "isolation::", "options::", "reaping::"]))
     }
 
     /// Under `cargo test`: threads of one process.

@@ -9,6 +9,7 @@ use super::tape::{Entry, Meta, Tape};
 use crate::native::image::{EntryPath, Lower, UnpackError};
 use crate::native::launch::mounts::resolve;
 use crate::native::launch::{Trouble, Trying};
+use crate::native::launcher::Shift;
 use crate::native::sys::Called;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
@@ -31,6 +32,8 @@ pub(crate) struct CaptureOptions {
     pub(crate) left_out: Vec<PathBuf>,
     /// No time is later than this one, in seconds since 1970.
     pub(crate) latest: Option<i64>,
+    /// Which ids of the host those of the container are, if they are others.
+    pub(crate) shift: Option<Shift>,
 }
 
 /// What an upper directory held.
@@ -153,7 +156,14 @@ impl<W: Write> Capture<'_, W> {
 
     fn meta(&self, stat: &Stat) -> Meta {
         let mtime = self.options.latest.map_or(stat.st_mtime, |latest| stat.st_mtime.min(latest));
-        Meta { mode: stat.st_mode & 0o7777, uid: stat.st_uid, gid: stat.st_gid, mtime, xattrs: Vec::new() }
+        let (uid, gid) = self.owner(stat);
+        Meta { mode: stat.st_mode & 0o7777, uid, gid, mtime, xattrs: Vec::new() }
+    }
+
+    /// As the image counts.
+    fn owner(&self, stat: &Stat) -> (u32, u32) {
+        let found = (stat.st_uid, stat.st_gid);
+        self.options.shift.map_or(found, |shift| shift.inner(found.0, found.1))
     }
 
     fn deleted(&mut self, path: &EntryPath, stat: &Stat) -> io::Result<()> {
@@ -194,8 +204,9 @@ impl<W: Write> Capture<'_, W> {
     /// Whether a directory is there only because of what is left out: made for it, or copied up to hold it.
     fn holds_nothing(&self, directory: BorrowedFd<'_>, path: &EntryPath, stat: &Stat) -> io::Result<bool> {
         if let Ok(Some(below)) = self.lower.find(path) {
-            let of = |stat: &Stat| (stat.st_mode, stat.st_uid, stat.st_gid);
-            if of(&below.stat) != of(stat) || self.hides_what_is_below(directory, path) {
+            let same = below.stat.st_mode == stat.st_mode
+                && (below.stat.st_uid, below.stat.st_gid) == self.owner(stat);
+            if !same || self.hides_what_is_below(directory, path) {
                 return Ok(false);
             }
         }

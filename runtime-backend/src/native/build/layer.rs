@@ -29,6 +29,7 @@ impl NativeDriver {
             userxattr: self.launcher.identity().user_namespace(),
             left_out: left_out.map(PathBuf::from).collect(),
             latest: None,
+            shift: self.shift(container),
         };
         let job = Job::Capture { id: id.to_owned(), options: Box::new(options) };
         let captured = Checked::of::<Captured>(&self.launcher, job).map_err(|error| {

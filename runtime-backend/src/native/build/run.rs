@@ -125,6 +125,7 @@ impl Builder<'_> {
             image: &image,
             user,
             identity: self.driver.launcher.identity(),
+            remapped: false,
             cgroups: self.driver.cgroups.views(),
             devices: &[],
         };

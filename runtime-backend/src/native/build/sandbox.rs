@@ -72,10 +72,10 @@ impl Sandbox {
             }
             None => Connection::Unused,
         };
-        let request =
-            Request::Prepare { id: sandbox.id.clone(), layers, upper, connection, paths: Accounts::paths() };
+        let (id, paths) = (sandbox.id.clone(), Accounts::paths());
+        let request = Request::Prepare { id, layers, upper, shift: None, connection, paths };
         let (reply, exits) = driver.launcher.ask_for(request).await.map_err(failed)?;
-        if let Reply::Prepared { addresses, texts } = reply {
+        if let Reply::Prepared { addresses, texts, .. } = reply {
             sandbox.accounts = Accounts::read(texts);
             if let Some(container) = container {
                 sandbox._gateway = driver.outbound.admit(container, &addresses, exits).map_err(failed)?;

@@ -119,6 +119,7 @@ impl Builder<'_> {
             userxattr: self.driver.launcher.identity().user_namespace(),
             left_out,
             latest: self.epoch,
+            shift: None,
         };
         let job = Job::Capture { id: sandbox.id().to_owned(), options: Box::new(options) };
         let (mut read, write) = io::pipe().map_err(|error| self.storing(&error))?;

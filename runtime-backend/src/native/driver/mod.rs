@@ -25,12 +25,13 @@ use self::store::unpacker;
 use super::cgroup::Layout;
 use super::image::{Bundled, ImageSummary, Store, StoreLimits, StoredImage};
 use super::instance::{Instance, Running};
-use super::launcher::{Handle, Identity, Job, Launcher, Request, sending_pipe};
+use super::launcher::{Connection, Handle, Identity, Instead, Job, Launcher, Reply, Request, sending_pipe};
 use super::network::addresses::HOST;
 use super::network::carrier::Carrier;
 use super::network::names::Directory;
 use super::network::publish;
 use super::outbound::{HOST_NETWORK, Outbound, missing_ipv6};
+use super::stacked::{Stacking, VARIABLE};
 use super::streams::Checked;
 use super::transfer;
 use crate::build::{BuildProgress, BuildRequest};
@@ -50,9 +51,9 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::AsFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use tokio::io::AsyncRead;
 
 /// Runs containers itself: no daemon, nothing to install.
@@ -67,6 +68,10 @@ pub struct NativeDriver {
     pub(super) carrier: Carrier,
     books: Mutex<Books>,
     volumes: tokio::sync::Mutex<options::Volumes>,
+    /// What took the place of the kernel's overlayfs, once it was seen.
+    instead: OnceLock<Instead>,
+    /// The image store's directory.
+    place: PathBuf,
 }
 
 #[derive(Debug, Default)]
@@ -77,23 +82,47 @@ struct Books {
 }
 
 impl NativeDriver {
-    /// Takes over a launcher; `store` is the directory of the image store. Must be called within a tokio runtime.
+    /// Takes over a launcher; `directory` is the directory of the image store. Must be called within a tokio runtime.
     ///
     /// # Errors
     ///
     /// The store cannot be used.
-    pub async fn new(launcher: Launcher, store: &Path) -> Result<Self> {
+    pub async fn new(launcher: Launcher, directory: &Path) -> Result<Self> {
         let launcher = connect(launcher)?;
-        let store = Store::open(store, unpacker(Some(&launcher))).await?;
+        let store = Store::open(directory, unpacker(Some(&launcher))).await?;
         let outbound = Outbound::new(&launcher).await;
         let cgroups = Layout::detect();
         let (carrier, books, volumes) = (Carrier::default(), Mutex::default(), tokio::sync::Mutex::default());
-        let names = Arc::default();
-        Ok(Self { launcher, store, cgroups, outbound, names, carrier, books, volumes })
+        let (names, instead, place) = (Arc::default(), OnceLock::new(), directory.to_owned());
+        Ok(Self {
+            launcher,
+            store,
+            cgroups,
+            outbound,
+            names,
+            carrier,
+            books,
+            volumes,
+            instead,
+            place,
+        })
     }
 
     fn books(&self) -> MutexGuard<'_, Books> {
         self.books.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Why the kernel's overlayfs is not used, as far as that is known, and what is instead.
+    fn overlay_missing(&self) -> Option<String> {
+        let told = |stacking: Stacking, reason: &str| format!("{reason}: {} is used", stacking.described());
+        if let Some(instead) = self.instead.get() {
+            return Some(told(instead.stacking, &instead.reason));
+        }
+        match Stacking::demanded() {
+            Ok(None | Some(Stacking::Kernel)) => None,
+            Ok(Some(other)) => Some(told(other, &format!("{VARIABLE} demands it"))),
+            Err(reason) => Some(reason),
+        }
     }
 
     pub(super) fn instance(&self, id: &str) -> Result<Arc<Instance>> {
@@ -176,7 +205,23 @@ impl Driver for NativeDriver {
             Identity::Ranges => "as an ordinary user with a range of ids",
             Identity::Single => "as an ordinary user with one id",
         };
-        format!("native runtime {}, {identity}", env!("CARGO_PKG_VERSION"))
+        let stacked = match self.instead.get() {
+            Some(instead) => format!(", file systems by {}", instead.stacking.described()),
+            None => String::new(),
+        };
+        format!("native runtime {}, {identity}{stacked}", env!("CARGO_PKG_VERSION"))
+    }
+
+    async fn examine(&self) {
+        let (id, layers) = ("examination".to_owned(), vec![self.place.clone()]);
+        let (connection, paths) = (Connection::Unused, Vec::new());
+        let request =
+            Request::Prepare { id: id.clone(), layers, upper: None, shift: None, connection, paths };
+        if let Ok(Reply::Prepared { instead: Some(instead), .. }) = self.launcher.ask(request).await {
+            let _ = self.instead.set(instead);
+        }
+        // Of an examination that failed nothing is there.
+        let _ = self.launcher.ask(Request::Remove { id }).await;
     }
 
     fn capabilities(&self) -> Vec<Capability> {
@@ -204,6 +249,9 @@ impl Driver for NativeDriver {
             ("image mounts", None),
             ("shared ipc", None),
             ("host ipc", (identity != Identity::Root).then(|| check::HOST_IPC.to_owned())),
+            ("overlayfs", self.overlay_missing()),
+            ("own users", (identity == Identity::Root).then(check::own_users_missing).flatten()),
+            ("host users", check::host_users_missing(identity)),
             ("shared processes", None),
             ("host processes", Some(check::HOST_PROCESSES.to_owned())),
             ("devices", None),

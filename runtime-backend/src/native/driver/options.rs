@@ -1,12 +1,13 @@
 //! What a container gets besides its own files: volumes, other images, other containers' mounts, devices.
 
 use super::NativeDriver;
+use super::check::{OTHER_USERS, unsupported};
 use super::failures::launch_failed;
 use crate::driver::{Create, Result};
 use crate::native::devices::{self, HostDevice};
 use crate::native::image::StoredImage;
 use crate::native::instance::Instance;
-use crate::native::launcher::{Connection, Part, PartKind, Request};
+use crate::native::launcher::{Connection, Part, PartKind, Reply, Request};
 use crate::native::sys::DeviceRule;
 use crate::native::users::User;
 use shakedown_spec::{
@@ -35,6 +36,8 @@ pub(super) struct Volumes(BTreeMap<String, MadeVolume>);
 #[derive(Debug)]
 struct MadeVolume {
     path: PathBuf,
+    /// Whether its files belong to the users of containers whose root is not the host's.
+    remapped: bool,
     /// Keeps the image from being removed.
     _image: Arc<StoredImage>,
 }
@@ -72,7 +75,7 @@ impl NativeDriver {
             extras.parts.push(Part { target: mount.target.clone().into(), id, path, kind });
         }
         for from in &create.container.volumes_from {
-            self.borrow(from, &mut mounts, &mut extras.parts)?;
+            self.borrow(&create.container, from, &mut mounts, &mut extras.parts)?;
         }
         // What is mounted in a directory that is mounted itself comes after it.
         mounts.sort_by_key(|mount| Path::new(&mount.target).components().count());
@@ -93,12 +96,17 @@ impl NativeDriver {
         image: &Arc<StoredImage>,
     ) -> Result<PathBuf> {
         let mut volumes = self.volumes.lock().await;
+        let remapped = self.shift(&create.container).is_some();
         if let Some(made) = volumes.0.get(&volume.key) {
+            if made.remapped != remapped {
+                return Err(unsupported(&create.container, OTHER_USERS.to_owned()));
+            }
             return Ok(made.path.clone());
         }
         self.mount_layers(create, volume_root(&volume.key), image).await?;
         let path = PathBuf::from(target);
-        volumes.0.insert(volume.key.clone(), MadeVolume { path: path.clone(), _image: Arc::clone(image) });
+        let made = MadeVolume { path: path.clone(), remapped, _image: Arc::clone(image) };
+        volumes.0.insert(volume.key.clone(), made);
         Ok(path)
     }
 
@@ -128,17 +136,28 @@ impl NativeDriver {
     }
 
     async fn mount_layers(&self, create: &Create, id: String, image: &Arc<StoredImage>) -> Result<()> {
-        let layers = image.layers.clone();
-        let connection = Connection::Unused;
-        let request = Request::Prepare { id, layers, upper: None, connection, paths: Vec::new() };
+        let (layers, root) = (image.layers.clone(), id.clone());
+        let (connection, shift) = (Connection::Unused, self.shift(&create.container));
+        let request = Request::Prepare { id, layers, upper: None, shift, connection, paths: Vec::new() };
         let made = self.launcher.ask(request).await;
-        made.map(drop).map_err(|trouble| launch_failed(&create.container, trouble))
+        let reply = made.map_err(|trouble| launch_failed(&create.container, trouble))?;
+        if let Reply::Prepared { instead, .. } = reply {
+            self.complete(&create.container, &root, image.layers.clone(), instead).await?;
+        }
+        Ok(())
     }
 
     /// Adds what another container has mounted, as Docker does: parts of the host, volumes, and the places that its
     /// image declares as volumes. What is declared here stands.
-    fn borrow(&self, from: &VolumesFrom, mounts: &mut Vec<Mount>, parts: &mut Vec<Part>) -> Result<()> {
+    fn borrow(
+        &self,
+        container: &Container,
+        from: &VolumesFrom,
+        mounts: &mut Vec<Mount>,
+        parts: &mut Vec<Part>,
+    ) -> Result<()> {
         let other = self.instance(&from.id)?;
+        self.check_same_users(container, &other.create.container)?;
         let there = |mounts: &[Mount], target: &str| mounts.iter().any(|mount| mount.target == target);
         let own = other.create.container.mounts.iter();
         for mount in own.filter(|mount| matches!(mount.source, MountSource::Bind { .. })) {

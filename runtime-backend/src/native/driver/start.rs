@@ -11,9 +11,10 @@ use crate::native::bundle::Facts;
 use crate::native::cgroup::Cgroup;
 use crate::native::instance::{Instance, Place, Prepared, Running};
 use crate::native::launch::Trouble;
-use crate::native::launcher::{Connection, Identity, Job, Reply, Request};
+use crate::native::launcher::{Connection, Identity, Instead, Job, Reply, Request};
 use crate::native::network::addresses::Address;
 use crate::native::network::ports::Taken;
+use crate::native::stacked::Stacking;
 use crate::native::sys::DeviceRule;
 use crate::native::users::{Accounts, User};
 use crate::pack::pack;
@@ -38,12 +39,17 @@ impl NativeDriver {
             *resolver = would_ask && !container.networks.is_empty();
         }
         let (id, paths) = (request.id.clone(), Accounts::paths());
-        let prepare = Request::Prepare { id, layers, upper: None, connection, paths };
+        let shift = self.shift(container);
+        let trees = layers.clone();
+        let prepare = Request::Prepare { id, layers, upper: None, shift, connection, paths };
         let (reply, sockets) = self.launcher.ask_for(prepare).await.map_err(failed)?;
-        let (addresses, texts) = match reply {
-            Reply::Prepared { addresses, texts } => (addresses, texts),
-            _ => (Vec::new(), Vec::new()),
+        let (addresses, mut texts, instead) = match reply {
+            Reply::Prepared { addresses, texts, instead } => (addresses, texts, instead),
+            _ => (Vec::new(), Vec::new(), None),
         };
+        if self.complete(container, &request.id, trees, instead).await? {
+            texts = self.read_accounts(request).await?;
+        }
         // The sockets of a container on networks are asked for names.
         let (exits, asked) =
             if container.networks.is_empty() { (sockets, Vec::new()) } else { (Vec::new(), sockets) };
@@ -59,11 +65,39 @@ impl NativeDriver {
         if !request.container.files.iter().any(|file| named.iter().any(|path| path.starts_with(&file.path))) {
             return Ok(None);
         }
-        let reply = self.launcher.ask(Request::Read { id: request.id.clone(), paths: named }).await;
+        self.read_accounts(request).await.map(|texts| Some(Accounts::read(texts)))
+    }
+
+    async fn read_accounts(&self, request: &Create) -> Result<Vec<String>> {
+        let read = Request::Read { id: request.id.clone(), paths: Accounts::paths() };
+        let reply = self.launcher.ask(read).await;
         match reply.map_err(|trouble| launch_failed(&request.container, trouble))? {
-            Reply::Text(texts) => Ok(Some(Accounts::read(texts))),
-            _ => Ok(None),
+            Reply::Text(texts) => Ok(texts),
+            _ => Ok(Vec::new()),
         }
+    }
+
+    /// Notes what took the place of the kernel's overlayfs, and copies the files if it is a copy: whether it is.
+    pub(super) async fn complete(
+        &self,
+        container: &Container,
+        id: &str,
+        trees: Vec<PathBuf>,
+        instead: Option<Instead>,
+    ) -> Result<bool> {
+        let Some(instead) = instead else { return Ok(false) };
+        let copied = instead.stacking == Stacking::Copy;
+        // The first answer stands: the others have the same reason.
+        let _ = self.instead.set(instead);
+        if copied {
+            let failed = |trouble| launch_failed(container, trouble);
+            let nothing = std::fs::File::open("/dev/null");
+            let nothing =
+                nothing.map_err(|error| failed(Trouble::new("open /dev/null", error.to_string())))?;
+            let fill = Job::Fill { id: id.to_owned(), trees };
+            self.launcher.work::<()>(fill, nothing.as_fd()).await.map_err(failed)?;
+        }
+        Ok(copied)
     }
 
     /// The users a running container knows: its entry point may have added some.
@@ -126,6 +160,7 @@ impl NativeDriver {
             image: &create.image.config,
             user,
             identity: self.launcher.identity(),
+            remapped: self.shift(&create.container).is_some(),
             cgroups: self.cgroups.views(),
             devices: &extras.devices,
         }

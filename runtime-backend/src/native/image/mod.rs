@@ -53,6 +53,6 @@ pub use unpack::{
     Limits, Owners, Resolver, TreeSum, UnpackError, UnpackOptions, Unpacked, Unsettled, unpack,
 };
 pub use unpacker::{Blob, BlobReader, LocalUnpacker, Unpacker, unpack_into};
-pub(crate) use unpacker::{merge_trees, sum_tree};
+pub(crate) use unpacker::{copy_trees, merge_trees, sum_tree};
 pub use upkeep::{Freed, ImageDetails, ImageSummary, LayerDetails};
 pub use verify::{Finding, Remedy};

@@ -4,11 +4,13 @@
 //! therefore never touches a tree itself.
 
 use super::remove::remove_tree;
-use super::unpack::{Contents, Owners, TreeSum, UnpackError, UnpackOptions, Unpacked, merge, sum, unpack};
+use super::unpack::{
+    Contents, Files, Owners, TreeSum, UnpackError, UnpackOptions, Unpacked, merge, sum, unpack,
+};
 pub use crate::image_files::{Blob, BlobReader};
 use async_trait::async_trait;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 /// Makes and removes unpacked trees.
@@ -122,7 +124,14 @@ pub(crate) fn sum_tree(tree: &Path, owners: Owners) -> io::Result<TreeSum> {
 /// The body of every [`Unpacker::merge`].
 pub(crate) fn merge_trees(trees: &[PathBuf], target: &Path, userxattr: bool) -> io::Result<()> {
     let target = open_tree(target)?;
-    trees.iter().try_for_each(|tree| merge(open_tree(tree)?.as_fd(), target.as_fd(), userxattr))
+    let merged = |tree: &PathBuf| merge(open_tree(tree)?.as_fd(), target.as_fd(), userxattr, Files::Linked);
+    trees.iter().try_for_each(merged)
+}
+
+/// Copies trees on top of each other into an empty directory.
+pub(crate) fn copy_trees(trees: &[PathBuf], target: BorrowedFd<'_>, userxattr: bool) -> io::Result<()> {
+    let copied = |tree: &PathBuf| merge(open_tree(tree)?.as_fd(), target, userxattr, Files::Copied);
+    trees.iter().try_for_each(copied)
 }
 
 /// Makes the directory `target` and unpacks `blob` into it: the body of every [`Unpacker::unpack`].

@@ -28,19 +28,23 @@ const STEPS: [Step; 9] = [
 
 /// Starts the container's first process.
 ///
-/// The calling process must have one thread; it stands still until the program is executed, or is known not to be.
+/// The calling process must have one thread; it stands still until the program is executed, or is known not to be. The
+/// namespaces belong to `users`, if there are others than the launcher's.
 pub(crate) fn launch(
     spec: &Spec,
     program: &Program,
     world: &World<'_>,
+    users: Option<BorrowedFd<'_>>,
     stack: &Stack,
 ) -> Result<Launched, Trouble> {
     let init = Init { spec, program, world };
     // The network namespace is inherited: a process in a user namespace of its own has no right to join it.
     let joined = enter_network(world.network)
         .and_then(|()| world.joins.iter().try_for_each(|join| enter(join.namespace.as_fd(), join.kind)));
-    let launched =
-        joined.and_then(|()| if world.reaper { reaper::launch(&init) } else { init.launch(stack) });
+    let launched = joined.and_then(|()| match users {
+        None if !world.reaper => init.launch(stack),
+        _ => reaper::launch(&init, users),
+    });
     let back = world.joins.iter().try_for_each(|join| enter(join.home.as_fd(), join.kind));
     if back.and(enter_network(world.network.map(|_| world.home))).is_err() {
         // A launcher that cannot go back would make everything else in there: better none.
@@ -116,11 +120,22 @@ impl Init<'_> {
     }
 
     fn run(&self) -> Trouble {
+        self.run_but_for(&[])
+    }
+
+    /// Becomes the program; only `kept` of the descriptors are still open when its file is looked for.
+    pub(super) fn run_but_for(&self, kept: &[BorrowedFd<'_>]) -> Trouble {
         if let Err(trouble) = self.set_up() {
             return trouble;
         }
+        sys::close_other_than(kept);
         let Err(trouble) = self.program.run();
         Self::at_last(trouble)
+    }
+
+    /// Whether process 1 is an init in front of the program.
+    pub(super) fn has_reaper(&self) -> bool {
+        self.world.reaper
     }
 
     /// All steps but the last.
@@ -268,10 +283,7 @@ impl Init<'_> {
     /// `/proc/sys` is read-only by now, so the parameter is written through a procfs of this process's own, which
     /// nobody can have mounted anything on (CVE-2025-52881).
     fn set_sysctl(&self, key: &str, value: &str) -> Result<(), rustix::io::Errno> {
-        use rustix::mount::{FsMountFlags, FsOpenFlags, fsconfig_create, fsmount, fsopen};
-        let context = fsopen("proc", FsOpenFlags::FSOPEN_CLOEXEC)?;
-        fsconfig_create(&context)?;
-        let proc = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
+        let proc = mounts::private_proc()?;
         let path = format!("sys/{}", key.replace('.', "/"));
         let file = mounts::resolve(proc.as_fd(), Path::new(&path), OFlags::WRONLY | OFlags::CLOEXEC)?;
         rustix::io::write(&file, value.as_bytes()).map(drop)

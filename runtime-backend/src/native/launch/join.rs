@@ -94,7 +94,7 @@ fn enter_and_tell(
     stdio: &[BorrowedFd<'_>; 3],
     report: &OwnedFd,
 ) -> i32 {
-    let Err(trouble) = enter_and_run(program, joined, stdio);
+    let Err(trouble) = enter_and_run(program, joined, stdio, report);
     let text = serde_json::to_vec(&trouble).unwrap_or_default();
     if let Ok(copy) = report.as_fd().try_clone_to_owned() {
         let _ = File::from(copy).write_all(&text);
@@ -106,7 +106,13 @@ fn enter_and_run(
     program: &Program,
     joined: &Joined<'_>,
     stdio: &[BorrowedFd<'_>; 3],
+    report: &OwnedFd,
 ) -> Result<std::convert::Infallible, Trouble> {
+    // It is among the container's processes already: what it holds of other containers must be out of their reach as
+    // soon as can be (CVE-2016-9962).
+    let needed = [joined.init, report.as_fd()].into_iter().chain(*stdio);
+    let needed = needed.chain(joined.cgroups.iter().map(AsFd::as_fd));
+    sys::close_other_than(&needed.collect::<Vec<_>>());
     rustix::thread::move_into_thread_name_spaces(
         joined.init,
         ThreadNameSpaceType::from_bits_retain(joined.namespaces),
@@ -121,5 +127,6 @@ fn enter_and_run(
             .call(|| "write(cgroup.procs, \"0\")".to_owned())
             .trying(|| "join the control group".to_owned())?;
     }
+    sys::close_other_than(&[report.as_fd()]);
     program.run()
 }

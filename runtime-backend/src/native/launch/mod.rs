@@ -17,6 +17,7 @@ pub(crate) mod mounts;
 mod profile;
 mod program;
 mod reaper;
+mod remapped;
 pub(crate) mod terminal;
 
 pub(crate) use init::launch;

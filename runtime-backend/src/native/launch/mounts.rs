@@ -23,6 +23,22 @@ pub(crate) const DEVICES: [(&str, u32, u32); 6] = [
     ("/dev/tty", 5, 0),
 ];
 
+/// What may be mounted on in `/proc`: figures that a container may be told otherwise. Everything else there is what the
+/// kernel, and who starts programs in the container, is told through (CVE-2019-19921, CVE-2025-52881). The list is runc's.
+const MAY_COVER: [&str; 11] = [
+    "/proc/cpuinfo",
+    "/proc/diskstats",
+    "/proc/meminfo",
+    "/proc/stat",
+    "/proc/swaps",
+    "/proc/uptime",
+    "/proc/loadavg",
+    "/proc/slabinfo",
+    "/proc/net/dev",
+    "/proc/sys/kernel/ns_last_pid",
+    "/proc/sys/crypto/fips_enabled",
+];
+
 /// Makes the default devices in `directory`, which this mounts a small file system on: nodes of the session's own, so
 /// that a container that changes their mode changes nobody else's.
 pub(crate) fn make_devices(directory: &Path) -> Result<(), Trouble> {
@@ -167,7 +183,19 @@ impl<'a> Root<'a> {
             .target(path, directory)
             .call(|| format!("openat2({path:?}, RESOLVE_IN_ROOT)"))
             .trying(doing)?;
+        if is_proc(target.as_fd())
+            && !is_proc(mount.as_fd())
+            && !MAY_COVER.iter().any(|known| Path::new(known) == path)
+        {
+            return Err(Trouble::new(doing(), "it would cover what the kernel shows in /proc"));
+        }
         move_onto(mount.as_fd(), target.as_fd()).call(|| format!("move_mount(…, {path:?})")).trying(doing)
+    }
+
+    fn is_link(&self, path: &Path) -> bool {
+        let found = self.open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC);
+        let kind = found.and_then(rustix::fs::fstat).map(|stat| FileType::from_raw_mode(stat.st_mode));
+        kind == Ok(FileType::Symlink)
     }
 
     /// Carries out one mount of the spec; `bind` is the opened source of a bind mount.
@@ -184,6 +212,11 @@ impl<'a> Root<'a> {
             return self.attach(source, path, directory);
         }
         let kind = mount.typ().as_deref().unwrap_or("none");
+        // What is masked is looked for by name afterwards: it has to be where the name says.
+        if matches!(kind, "proc" | "sysfs") && self.is_link(path) {
+            let doing = format!("mount {} in the container", path.display());
+            return Err(Trouble::new(doing, "it is a link, and not a directory, in the container's files"));
+        }
         let made = new_file_system(kind, &options)
             .trying(|| format!("mount {} in the container", path.display()))
             .map_err(|trouble| explain(kind, trouble))?;
@@ -356,6 +389,21 @@ pub(crate) fn resolve(root: BorrowedFd<'_>, path: &Path, flags: OFlags) -> Resul
 fn move_onto(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<(), Errno> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     move_mount(mount, "", target, "", flags)
+}
+
+/// The type of a procfs, as statfs(2) names it.
+const PROC_SUPER_MAGIC: u64 = 0x9fa0;
+
+fn is_proc(file: BorrowedFd<'_>) -> bool {
+    rustix::fs::fstatfs(file).is_ok_and(|kind| u64::try_from(kind.f_type) == Ok(PROC_SUPER_MAGIC))
+}
+
+/// A procfs of this process's own, which is nowhere: one that a container could have mounted something on would lead
+/// what is written elsewhere (CVE-2019-19921, CVE-2025-52881).
+pub(super) fn private_proc() -> Result<OwnedFd, Errno> {
+    let context = fsopen("proc", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_create(&context)?;
+    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
 }
 
 /// Puts the container's root over the launcher's `/`, from where it is made the only root.

@@ -3,18 +3,15 @@
 use super::{Trouble, Trying, mounts};
 use crate::native::sys::{CallError, Called};
 use rustix::fs::OFlags;
-use rustix::io::Errno;
-use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 /// Has the kernel change to the profile when this process executes its program.
 ///
-/// It is told through a procfs of this process's own: one that a container could have mounted something on would lead the
-/// text elsewhere (CVE-2019-19921, CVE-2025-52881).
+/// It is told through a procfs of this process's own, on which a container cannot have mounted anything.
 pub(super) fn enter_at_exec(profile: &str) -> Result<(), Trouble> {
     let doing = || format!("enter the AppArmor profile `{profile}`");
-    let proc = own_proc().call(|| "fsmount(proc)".to_owned()).trying(doing)?;
+    let proc = mounts::private_proc().call(|| "fsmount(proc)".to_owned()).trying(doing)?;
     let file = open(&proc).trying(doing)?;
     let text = format!("exec {profile}");
     rustix::io::write(&file, text.as_bytes())
@@ -25,12 +22,6 @@ pub(super) fn enter_at_exec(profile: &str) -> Result<(), Trouble> {
             let unknown = trouble.call.as_ref().is_some_and(|call| call.ends_with("ENOENT"));
             Trouble { reason: unknown.then(|| "no profile of this name is loaded".to_owned()), ..trouble }
         })
-}
-
-fn own_proc() -> Result<OwnedFd, Errno> {
-    let context = fsopen("proc", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    fsconfig_create(&context)?;
-    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
 }
 
 fn open(proc: &OwnedFd) -> Result<OwnedFd, CallError> {

@@ -1,16 +1,17 @@
 //! The program a container runs and the privileges it runs with: the part that the first and further processes share.
 
 use super::terminal::{self, Terminal};
-use super::{Trouble, Trying};
+use super::{Trouble, Trying, mounts};
 use crate::native::sys::{self, CallError, Called};
 use libc::sock_filter;
 use oci_spec::runtime::{Capabilities, PosixRlimitType, Process};
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::process::{Gid, Uid};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 use std::ffi::CString;
-use std::os::fd::BorrowedFd;
-use std::path::PathBuf;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
 
 /// A process of the spec in the form the kernel takes.
 #[derive(Debug)]
@@ -114,14 +115,16 @@ impl Program {
         rustix::stdio::dup2_stdout(stdio[1]).call(|| "dup2(stdout, 1)".to_owned()).trying(doing)?;
         rustix::stdio::dup2_stderr(stdio[2]).call(|| "dup2(stderr, 2)".to_owned()).trying(doing)?;
         Self::own_null().trying(doing)?;
-        // Descriptors leaked into a container have been the way out of it (CVE-2024-21626).
+        // Descriptors leaked into a container have been the way out of it (CVE-2024-21626). Those that setting up needs
+        // no more are closed before the program's directory is entered and its file is looked for, which could be named
+        // `/proc/self/fd/N/…`.
         sys::close_all_from(3).call(|| "close_range(3, ~0, CLOSE_RANGE_CLOEXEC)".to_owned()).trying(doing)
     }
 
     /// An input of nothing is the container's own `/dev/null`: a container that changed the mode of the host's would
     /// change it for everybody.
     fn own_null() -> Result<(), CallError> {
-        use rustix::fs::{FileType, Mode, OFlags, fstat, makedev};
+        use rustix::fs::{FileType, Mode, fstat, makedev};
         let is_null = |stat: &rustix::fs::Stat| {
             FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
                 && stat.st_rdev == makedev(1, 3)
@@ -129,10 +132,12 @@ impl Program {
         if !fstat(rustix::stdio::stdin()).is_ok_and(|stat| is_null(&stat)) {
             return Ok(());
         }
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NOCTTY | OFlags::CLOEXEC;
+        // Without waiting: in its place could be a pipe that nobody writes to.
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NOCTTY | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let own = rustix::fs::open("/dev/null", flags, Mode::empty());
         match own {
             Ok(own) if fstat(&own).is_ok_and(|stat| is_null(&stat)) => {
+                rustix::fs::fcntl_setfl(&own, OFlags::empty()).call(|| "fcntl(F_SETFL, 0)".to_owned())?;
                 rustix::stdio::dup2_stdin(&own).call(|| "dup2(/dev/null, 0)".to_owned())
             }
             // Without one, an empty pipe is the same to a reader.
@@ -217,9 +222,14 @@ impl Program {
 
     fn adjust_oom_score(&self) -> Result<(), Trouble> {
         let Some(score) = self.oom_score_adj else { return Ok(()) };
-        std::fs::write("/proc/self/oom_score_adj", score.to_string()).map_err(|error| {
-            Trouble::new(format!("set the out-of-memory score to {score}"), error.to_string())
-        })
+        let doing = || format!("set the out-of-memory score to {score}");
+        let path = format!("{}/oom_score_adj", rustix::process::getpid().as_raw_nonzero());
+        let proc = mounts::private_proc().call(|| "fsmount(proc)".to_owned()).trying(doing)?;
+        mounts::resolve(proc.as_fd(), Path::new(&path), OFlags::WRONLY | OFlags::CLOEXEC)
+            .and_then(|file| rustix::io::write(&file, score.to_string().as_bytes()))
+            .map(drop)
+            .call(|| format!("write(\"/proc/self/oom_score_adj\", {score})"))
+            .trying(doing)
     }
 
     fn install_filter(&self) -> Result<(), Trouble> {

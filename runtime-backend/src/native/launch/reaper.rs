@@ -5,26 +5,29 @@
 //! mount, so that writing to it is refused (CVE-2019-5736); and process 1 may neither be traced nor read.
 
 use super::init::Init;
-use super::{Launched, Trouble, Trying};
+use super::{Launched, Trouble, Trying, remapped};
 use crate::native::sys::{self, Called};
 use rustix::pipe::PipeFlags;
 use rustix::process::DumpableBehavior;
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-/// Starts process 1 and waits until it has started the program, or says why it has not.
-pub(super) fn launch(init: &Init<'_>) -> Result<(Launched, Option<Trouble>), Trouble> {
+/// Starts process 1 and waits until it has started the program, or says why it has not. Without an init it is the program
+/// itself: this is how the first process is started, too, that shares no memory with the launcher.
+pub(super) fn launch(
+    init: &Init<'_>,
+    users: Option<BorrowedFd<'_>>,
+) -> Result<(Launched, Option<Trouble>), Trouble> {
     let doing = || "make the container's namespaces".to_owned();
     let pipe = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).call(|| "pipe2(O_CLOEXEC)".to_owned());
     let (report, write) = pipe.trying(doing)?;
     let mut write = Some(write);
-    let child = sys::fork_namespaces(init.namespaces(), || match write.take() {
-        Some(write) => be_first(init, write),
+    let child = remapped::fork(init.namespaces(), users, || match write.take() {
+        Some(write) if init.has_reaper() => be_first(init, write),
+        Some(write) => tell(&write, &init.run_but_for(&[write.as_fd()])),
         None => 127,
-    })
-    .call(|| format!("clone3({:#x})", init.namespaces()))
-    .trying(doing)?;
+    })?;
     drop(write);
     let mut text = Vec::new();
     let read = File::from(report).read_to_end(&mut text);
@@ -39,6 +42,7 @@ pub(super) fn launch(init: &Init<'_>) -> Result<(Launched, Option<Trouble>), Tro
 /// Process 1: sets the container up, starts the program, and stays until it has ended.
 fn be_first(init: &Init<'_>, report: OwnedFd) -> i32 {
     let started = init.set_up().and_then(|()| {
+        sys::close_other_than(&[report.as_fd()]);
         // Before the program runs: its signals must find somebody who listens.
         sys::block_signals();
         init.program.give_up_privileges().map_err(Init::at_last)?;

@@ -18,6 +18,7 @@ mod gather;
 mod handle;
 mod identity;
 mod protocol;
+mod remap;
 mod serve;
 mod share;
 mod start;
@@ -28,7 +29,10 @@ pub(crate) use extract::{Extraction, extract};
 pub use handle::Launcher;
 pub(crate) use handle::{Child, Handle, receiving_pipe, sending_pipe};
 pub(crate) use identity::Identity;
-pub(crate) use protocol::{Connection, Job, Joining, Part, PartKind, Reply, Request, Target, WrittenFile};
+pub(crate) use protocol::{
+    Connection, Instead, Job, Joining, Part, PartKind, Reply, Request, Target, WrittenFile,
+};
+pub(crate) use remap::{Shift, Users, become_root};
 pub(crate) use serve::{receive_message, send_message};
 pub use start::launcher_main;
 pub(crate) use unpack::MappedUnpacker;

@@ -11,11 +11,13 @@
 //!
 //! Messages are JSON; descriptors travel beside them. A request is answered once, in order.
 
+use super::Shift;
 use crate::native::build::{CaptureOptions, Placing, Selection};
 use crate::native::image::UnpackOptions;
 use crate::native::launch::Trouble;
 use crate::native::network::addresses::{Address, Plan};
 use crate::native::seccomp::Filter;
+use crate::native::stacked::Stacking;
 use oci_spec::runtime::{Process, Spec};
 use serde::{Deserialize, Serialize};
 use std::net::Ipv4Addr;
@@ -42,11 +44,13 @@ pub(crate) enum Request {
     /// Try whether what leaves a network namespace can be diverted to the keeper here.
     TryExit,
     /// Mount the root file system and make the network of a container, and read `paths` of it. What is written goes to
-    /// the empty directory `upper`, if there is one and its file system can do it. Answered by `Prepared`.
+    /// the empty directory `upper`, if there is one and its file system can do it. With `shift`, its users are others of
+    /// the host's, and `upper` is of no use. Answered by `Prepared`.
     Prepare {
         id: String,
         layers: Vec<PathBuf>,
         upper: Option<PathBuf>,
+        shift: Option<Shift>,
         connection: Connection,
         paths: Vec<PathBuf>,
     },
@@ -178,8 +182,20 @@ pub(crate) enum Job {
     /// Move all processes of the container into the control group whose `cgroup.procs` is the descriptor, until none is
     /// outside.
     Gather { id: String },
+    /// Copy trees of the store on top of each other into the root of a container, which is empty.
+    Fill { id: String, trees: Vec<PathBuf> },
     /// Add up a directory tree of the store.
     SumTree { path: PathBuf },
+}
+
+impl Job {
+    /// The container whose files it changes or reads as its root would.
+    pub(super) fn container(&self) -> Option<&str> {
+        match self {
+            Self::CopyIn { id, .. } | Self::CopyOut { id, .. } | Self::MakeDirectory { id, .. } => Some(id),
+            _ => None,
+        }
+    }
 }
 
 /// What files are copied into.
@@ -198,6 +214,15 @@ pub(super) enum Message {
     Exited { child: u64, code: i32, signal: Option<i32> },
 }
 
+/// What takes the place of the kernel's overlayfs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Instead {
+    /// What it is. The files of a copy are not there yet.
+    pub(crate) stacking: Stacking,
+    /// Why.
+    pub(crate) reason: String,
+}
+
 /// The answer to a request.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Reply {
@@ -207,6 +232,8 @@ pub(crate) enum Reply {
     Prepared {
         addresses: Vec<Address>,
         texts: Vec<String>,
+        /// By what the layers are stacked, if not by the kernel's overlayfs.
+        instead: Option<Instead>,
     },
     Text(Vec<String>),
     /// With the process's pidfd beside it.

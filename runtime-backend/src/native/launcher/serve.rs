@@ -3,9 +3,10 @@
 use super::Identity;
 use super::files;
 use super::protocol::{
-    Connection, Envelope, Job, LARGEST, MOST_DESCRIPTORS, Message, Part, PartKind, Reply, Request, Target,
-    WrittenFile,
+    Connection, Envelope, Instead, Job, LARGEST, MOST_DESCRIPTORS, Message, Part, PartKind, Reply, Request,
+    Target, WrittenFile,
 };
+use super::remap::{Shift, Users};
 use super::share;
 use super::worker::{self, Roots};
 use crate::native::launch::mounts::{is_bind, make_devices, open_bind};
@@ -14,11 +15,12 @@ use crate::native::network::addresses::Address;
 use crate::native::network::namespace::{ContainerNetwork, Leaving, Networks};
 use crate::native::rootfs::Rootfs;
 use crate::native::seccomp::{self, Filter, Policy};
+use crate::native::stacked::{Stacking, VARIABLE, is_refusal};
 use crate::native::sys::{self, CallError, Called, Clone, Stack};
 use libc::sock_filter;
 use oci_spec::runtime::{Linux, LinuxNamespaceType, Mount, Process, Spec};
 use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, fsconfig_create, fsmount, fsopen,
@@ -123,6 +125,8 @@ fn send(socket: &OwnedFd, message: &Message, beside: &[BorrowedFd<'_>]) -> Resul
 /// One container.
 struct Container {
     rootfs: Rootfs,
+    /// Whether its users are others than the launcher's.
+    remapped: bool,
     /// The mount of the root that is in the container's mount namespace, once it has one.
     inner: Option<OwnedFd>,
     network: Attached,
@@ -185,6 +189,8 @@ struct Server<'a> {
     networks: Networks,
     /// Children that take containers from networks, with the requests to answer.
     leaving: BTreeMap<u64, (u64, Leaving)>,
+    /// Those of containers whose users are others, from the first such container on.
+    users: Option<Users>,
     /// The host's network namespace.
     host: Option<OwnedFd>,
     /// Where the devices of containers are, if nodes can be made.
@@ -212,6 +218,9 @@ impl Ready {
         !self.request && self.joined.is_empty() && self.ended.is_empty()
     }
 }
+
+/// The addresses of a container, and the sockets of what begins in its network.
+type Connected = (Vec<Address>, Vec<OwnedFd>);
 
 /// What a request is answered with.
 type Answer = Result<(Reply, Vec<OwnedFd>), Trouble>;
@@ -242,6 +251,7 @@ impl<'a> Server<'a> {
             own_pids,
             networks: Networks::new()?,
             leaving: BTreeMap::new(),
+            users: None,
             host,
             devices,
             containers: BTreeMap::new(),
@@ -389,9 +399,11 @@ impl<'a> Server<'a> {
                 let exits = self.networks.open_exit(v6)?;
                 Ok((Reply::Done, exits.into_iter().flatten().collect()))
             }
-            Request::Prepare { id, layers, upper, connection, paths } => {
-                let (addresses, exits) = self.prepare(id.clone(), &layers, upper.as_deref(), connection)?;
-                Ok((Reply::Prepared { addresses, texts: self.read(&id, &paths)? }, exits))
+            Request::Prepare { id, layers, upper, shift, connection, paths } => {
+                let (instead, connected) =
+                    self.prepare(id.clone(), &layers, upper.as_deref(), shift, connection)?;
+                let (addresses, exits) = connected;
+                Ok((Reply::Prepared { addresses, texts: self.read(&id, &paths)?, instead }, exits))
             }
             Request::Read { id, paths } => Ok((Reply::Text(self.read(&id, &paths)?), Vec::new())),
             Request::Write { id, files } => self.write(&id, &files).and_then(|()| done()),
@@ -411,7 +423,8 @@ impl<'a> Server<'a> {
             Request::JoinNetwork { id, joining, outbound, resolver } => {
                 let (networks, network) = self.own_network(&id)?;
                 let (address, sockets) = networks.connect(network, &joining, outbound, resolver)?;
-                Ok((Reply::Prepared { addresses: vec![address], texts: Vec::new() }, sockets))
+                let addresses = vec![address];
+                Ok((Reply::Prepared { addresses, texts: Vec::new(), instead: None }, sockets))
             }
             Request::RemoveNetwork { key } => self.networks.remove(&key).and_then(|()| done()),
             Request::Work { job } => self.work(job, descriptors),
@@ -471,8 +484,27 @@ impl<'a> Server<'a> {
     }
 
     fn write(&self, id: &str, files: &[WrittenFile]) -> Result<(), Trouble> {
-        let root = self.container(id)?.rootfs.own();
-        files.iter().try_for_each(|file| files::write(root, file))
+        let container = self.container(id)?;
+        let root = container.rootfs.own();
+        let write = || files.iter().try_for_each(|file| files::write(root, file));
+        match self.users_of(container) {
+            Some(users) if !files.is_empty() => users.act(write),
+            _ => write(),
+        }
+    }
+
+    /// Its users, if they are others than the launcher's.
+    fn users_of(&self, container: &Container) -> Option<&Users> {
+        self.users.as_ref().filter(|_| container.remapped)
+    }
+
+    /// Makes a directory of a container.
+    fn make_directory(&self, container: &Container, path: &Path) -> Result<(), Trouble> {
+        let make = || make_directory(container.rootfs.own(), path);
+        match self.users_of(container) {
+            Some(users) => users.act(make),
+            None => make(),
+        }
     }
 
     fn prepare(
@@ -480,18 +512,59 @@ impl<'a> Server<'a> {
         id: String,
         layers: &[PathBuf],
         upper: Option<&Path>,
+        shift: Option<Shift>,
         connection: Connection,
-    ) -> Result<(Vec<Address>, Vec<OwnedFd>), Trouble> {
-        let rootfs = Rootfs::mount(layers, self.identity.user_namespace(), &self.scratch, upper)?;
-        let (network, addresses, exits) = self.connect(connection)?;
-        self.containers.insert(id, Container { rootfs, inner: None, network, init: None, removal: None });
-        Ok((addresses, exits))
+    ) -> Result<(Option<Instead>, Connected), Trouble> {
+        let remapped = shift.is_some();
+        if let (None, Some(shift)) = (&self.users, shift) {
+            self.users = Some(Users::make(&self.proc, shift)?);
+        }
+        let (rootfs, instead) = match self.users.as_ref().filter(|_| remapped) {
+            Some(users) => (Rootfs::mount_for(users, layers, &self.scratch)?, None),
+            None => self.mount_root(layers, upper)?,
+        };
+        let (network, addresses, exits) = self.connect(connection, remapped)?;
+        let container = Container { rootfs, remapped, inner: None, network, init: None, removal: None };
+        self.containers.insert(id, container);
+        Ok((instead, (addresses, exits)))
     }
 
-    fn connect(&mut self, connection: Connection) -> Result<(Attached, Vec<Address>, Vec<OwnedFd>), Trouble> {
+    /// Mounts a root file system; what was used if not the kernel's overlayfs, and why.
+    fn mount_root(
+        &self,
+        layers: &[PathBuf],
+        upper: Option<&Path>,
+    ) -> Result<(Rootfs, Option<Instead>), Trouble> {
+        let doing = "mount the container's file system";
+        let demanded = Stacking::demanded().map_err(|reason| Trouble::new(doing, reason))?;
+        let kernel = || Rootfs::mount(layers, self.identity.user_namespace(), &self.scratch, upper);
+        let (stacking, reason) = match demanded {
+            // What is written in a build's step becomes a layer, as overlayfs leaves it.
+            _ if upper.is_some() => return Ok((kernel()?, None)),
+            Some(Stacking::Kernel) => return Ok((kernel()?, None)),
+            Some(other) => (other, format!("{VARIABLE} demands it")),
+            None => match kernel() {
+                Ok(rootfs) => return Ok((rootfs, None)),
+                Err(trouble) if is_refusal(&trouble) => (Stacking::instead(), trouble.to_string()),
+                Err(trouble) => return Err(trouble),
+            },
+        };
+        let rootfs = match stacking {
+            Stacking::Fuse => Rootfs::fused(layers, &self.scratch)?,
+            _ => Rootfs::empty()?,
+        };
+        Ok((rootfs, Some(Instead { stacking, reason })))
+    }
+
+    fn connect(
+        &mut self,
+        connection: Connection,
+        remapped: bool,
+    ) -> Result<(Attached, Vec<Address>, Vec<OwnedFd>), Trouble> {
         let shared = match connection {
             Connection::Own { networks, outbound, resolver } => {
-                let (network, sockets) = self.networks.join(&networks, outbound, resolver)?;
+                let users = self.users.as_ref().filter(|_| remapped);
+                let (network, sockets) = self.networks.join(&networks, outbound, resolver, users)?;
                 let addresses = network.addresses();
                 return Ok((Attached::Own(network), addresses, sockets));
             }
@@ -522,22 +595,25 @@ impl<'a> Server<'a> {
             .ok_or_else(|| Trouble::new("run a program", "the spec has no process"))?;
         let program = self.program(process, filter)?;
         let container = self.container(id)?;
-        make_directory(container.rootfs.own(), process.cwd())?;
+        self.make_directory(container, process.cwd())?;
         let inner = container.rootfs.share(&self.scratch)?;
         let (stdio, cgroups) = split_streams(descriptors)?;
+        let users = self.users_of(container);
+        give_streams(users, process, &stdio);
         let world = World {
             root: inner.as_fd(),
             network: Some(container.network.namespace()),
             home: self.networks.home(),
             binds: self.bind_sources(spec, parts)?,
-            devices: self.devices.as_deref(),
+            // What belongs to the launcher's users is out of its reach; it could not change the host's nodes either.
+            devices: self.devices.as_deref().filter(|_| users.is_none()),
             dead_nodes: !live_nodes,
             cgroups,
             joins: self.joins(spec)?,
             stdio: stdio.each_ref().map(AsFd::as_fd),
             reaper: init,
         };
-        let launched = launch::launch(spec, &program, &world, &self.stack)?;
+        let launched = launch::launch(spec, &program, &world, users.map(Users::namespace), &self.stack)?;
         let namespaces = joined_namespaces(spec.linux().as_ref());
         // From here on nothing fails: a process that nobody knew of could not be taken away.
         let (pids, [kept, told]) = self.parts(&launched).inspect_err(|_| put_down(&launched))?;
@@ -569,7 +645,7 @@ impl<'a> Server<'a> {
         let container = self.container(&part.id)?;
         match part.kind {
             PartKind::Found => {}
-            PartKind::Made => make_directory(container.rootfs.own(), &part.path)?,
+            PartKind::Made => self.make_directory(container, &part.path)?,
             PartKind::Mounted => return share::mounted(self.running(&part.id)?.0.pidfd.as_fd(), &part.path),
         }
         container.rootfs.part(&part.path, &self.scratch)
@@ -618,6 +694,7 @@ impl<'a> Server<'a> {
         let [stdin, stdout, stderr, cgroups @ ..] = descriptors else {
             return Err(Trouble::new("run a command in the container", "the request has no streams"));
         };
+        give_streams(self.users_of(self.container(id)?), process, &descriptors[..3]);
         let joined = Joined {
             init: init.pidfd.as_fd(),
             namespaces: init.namespaces,
@@ -697,24 +774,32 @@ impl<'a> Server<'a> {
                     container.init.as_ref().is_some_and(|init| self.children.contains_key(&init.child));
                 // What is mounted in a running container is seen through its own mount of the root.
                 let inner = container.inner.as_ref().filter(|_| running);
-                Roots { target: Some(inner.unwrap_or_else(|| container.rootfs.own())), source: None }
+                Roots { target: Some(inner.unwrap_or_else(|| container.rootfs.own())), ..Roots::default() }
             }
             Job::Capture { id, .. } => {
-                Roots { target: Some(self.container(id)?.rootfs.upper()), source: Some(own(id)?) }
+                let kept = || {
+                    Trouble::new("read what was written", "it is kept apart by the kernel's overlayfs only")
+                };
+                let upper = self.container(id)?.rootfs.upper().ok_or_else(kept)?;
+                Roots { target: Some(upper), source: Some(own(id)?), users: None }
             }
-            Job::MakeDirectory { id, .. } => Roots { target: Some(own(id)?), source: None },
+            Job::MakeDirectory { id, .. } | Job::Fill { id, .. } => {
+                Roots { target: Some(own(id)?), ..Roots::default() }
+            }
             Job::Gather { id } => {
                 let stopped = || Trouble::new("find the container's processes", "it does not run");
                 let init = self.container(id)?.init.as_ref().ok_or_else(stopped)?;
-                Roots { target: Some(&self.proc), source: Some(&init.pids) }
+                Roots { target: Some(&self.proc), source: Some(&init.pids), users: None }
             }
-            Job::Digest { from, .. } => Roots { target: None, source: from.as_ref().map(own).transpose()? },
+            Job::Digest { from, .. } => {
+                Roots { source: from.as_ref().map(own).transpose()?, ..Roots::default() }
+            }
             Job::Place { to, from, .. } => {
                 let target = match to {
                     Target::Container(id) => Some(own(id)?),
                     Target::Directory(_) => None,
                 };
-                Roots { target, source: from.as_ref().map(own).transpose()? }
+                Roots { target, source: from.as_ref().map(own).transpose()?, users: None }
             }
             Job::Unpack { .. }
             | Job::RemoveTree { .. }
@@ -726,11 +811,14 @@ impl<'a> Server<'a> {
 
     fn work(&mut self, job: Job, descriptors: Vec<OwnedFd>) -> Answer {
         let roots = self.roots(&job)?;
+        let users = job.container().and_then(|id| self.containers.get(id));
+        let users = users.and_then(|container| self.users_of(container)).map(Users::namespace);
+        let roots = Roots { users, ..roots };
         let identity = self.identity;
         let worker = || {
             // Else a worker would keep the files and networks of other containers alive.
-            let kept = roots.target.into_iter().chain(roots.source).chain(&descriptors);
-            sys::close_other_than(&kept.map(AsFd::as_fd).collect::<Vec<_>>());
+            let kept = roots.target.into_iter().chain(roots.source).chain(&descriptors).map(AsFd::as_fd);
+            sys::close_other_than(&kept.chain(roots.users).collect::<Vec<_>>());
             worker::run(job, &roots, descriptors, identity)
         };
         let child = sys::fork_namespaces(0, worker)
@@ -747,6 +835,20 @@ fn make_directory(root: &OwnedFd, path: &Path) -> Result<(), Trouble> {
         .map(drop)
         .call(|| format!("mkdirat({path:?})"))
         .trying(|| format!("make the working directory `{}`", path.display()))
+}
+
+/// The pipes of a process whose users are others belong to its user: it may open `/dev/stdout` again, as programs do
+/// that log to a file of that name. The process itself has no right to what belongs to the launcher's users.
+fn give_streams(users: Option<&Users>, process: &Process, streams: &[OwnedFd]) {
+    let Some(users) = users else { return };
+    let owner = users.shift().uid(process.user().uid());
+    let is_pipe = |stream: &&OwnedFd| {
+        let found = rustix::fs::fstat(stream).map(|stat| FileType::from_raw_mode(stat.st_mode));
+        found == Ok(FileType::Fifo)
+    };
+    for stream in streams.iter().filter(is_pipe) {
+        let _ = rustix::fs::fchown(stream, Some(owner), None);
+    }
 }
 
 /// Ends a process that was started and cannot be entered in the books.

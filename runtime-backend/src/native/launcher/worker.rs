@@ -3,18 +3,20 @@
 //! A worker on a container's files makes the container's root its own first, so whatever a link in there says, it
 //! cannot leave. It executes nothing and loads nothing from there (CVE-2019-14271).
 
-use super::Identity;
 use super::extract::{Extraction, extract};
 use super::protocol::{Job, Target};
+use super::{Identity, become_root};
 use crate::native::build::{CaptureOptions, Captured, capture, digest, make_directories, place};
-use crate::native::image::{Blob, Limits, Owners, merge_trees, remove_tree, sum_tree, unpack_into};
+use crate::native::image::{
+    Blob, Limits, Owners, copy_trees, merge_trees, remove_tree, sum_tree, unpack_into,
+};
 use crate::native::launch::{Trouble, Trying};
 use crate::native::sys::Called;
 use rustix::fs::Mode;
 use serde::Serialize;
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -26,6 +28,8 @@ pub(super) struct Roots<'a> {
     pub(super) target: Option<&'a OwnedFd>,
     /// Where it takes files from.
     pub(super) source: Option<&'a OwnedFd>,
+    /// The user namespace whose root it does that as, if that is not the launcher's.
+    pub(super) users: Option<BorrowedFd<'a>>,
 }
 
 /// Does the job and writes its outcome; returns the exit code.
@@ -34,15 +38,15 @@ pub(super) fn run(job: Job, roots: &Roots<'_>, mut descriptors: Vec<OwnedFd>, id
     let Some(outcome) = descriptors.pop() else { return 2 };
     let mut descriptors = descriptors.into_iter();
     let Some(data) = descriptors.next() else { return 2 };
-    let root = roots.target;
+    let (root, users) = (roots.target, roots.users);
     let result = match job {
-        Job::CopyIn { path, .. } => told(enter(root, &path).and_then(|()| {
+        Job::CopyIn { path, .. } => told(enter(root, users, &path).and_then(|()| {
             let owners = identity != Identity::Single;
             let extraction = Extraction { owners, devices: false, limits: Limits::default() };
             extract(File::from(data), Path::new(""), extraction)
         })),
         Job::CopyOut { path, .. } => {
-            told(enter(root, Path::new("/")).and_then(|()| copy_out(&path, File::from(data))))
+            told(enter(root, users, Path::new("/")).and_then(|()| copy_out(&path, File::from(data))))
         }
         Job::Unpack { target, offset, length, growing, options } => {
             let ticks = descriptors.next().filter(|_| growing);
@@ -53,11 +57,11 @@ pub(super) fn run(job: Job, roots: &Roots<'_>, mut descriptors: Vec<OwnedFd>, id
         Job::Place { placing, to, .. } => {
             let source = roots.source.unwrap_or(&data);
             told(place(source, &placing, || match &to {
-                Target::Container(_) => enter(root, Path::new("/")),
+                Target::Container(_) => enter(root, None, Path::new("/")),
                 Target::Directory(path) => {
                     let directory = File::open(path)
                         .map_err(|error| failed(format!("open {}", path.display()), &error))?;
-                    enter(Some(&directory.into()), Path::new("/"))
+                    enter(Some(&directory.into()), None, Path::new("/"))
                 }
             }))
         }
@@ -67,7 +71,7 @@ pub(super) fn run(job: Job, roots: &Roots<'_>, mut descriptors: Vec<OwnedFd>, id
         ),
         Job::MakeDirectory { path, owner, .. } => {
             let owner = owner.filter(|_| identity != Identity::Single);
-            told(enter(root, Path::new("/")).and_then(|()| {
+            told(enter(root, users, Path::new("/")).and_then(|()| {
                 make_directories(&path, owner, 0o755)
                     .map_err(|error| failed(format!("make the directory {}", path.display()), &error))
             }))
@@ -79,6 +83,11 @@ pub(super) fn run(job: Job, roots: &Roots<'_>, mut descriptors: Vec<OwnedFd>, id
         Job::MergeTrees { trees, target } => {
             let merged = merge_trees(&trees, &target, true);
             told(merged.map_err(|error| failed(format!("merge layers in {}", target.display()), &error)))
+        }
+        Job::Fill { trees, .. } => {
+            let filled =
+                root.map_or(Ok(()), |root| copy_trees(&trees, root.as_fd(), identity.user_namespace()));
+            told(filled.map_err(|error| failed("copy the image's files".to_owned(), &error)))
         }
         Job::Gather { .. } => told(super::gather::gather(root, roots.source, &data)),
         Job::SumTree { path } => {
@@ -110,8 +119,9 @@ fn told<T: Serialize>(outcome: Result<T, Trouble>) -> serde_json::Result<Vec<u8>
 }
 
 /// Makes the container's root this process's root, and `directory` its working directory.
-fn enter(root: Option<&OwnedFd>, directory: &Path) -> Result<(), Trouble> {
+fn enter(root: Option<&OwnedFd>, users: Option<BorrowedFd<'_>>, directory: &Path) -> Result<(), Trouble> {
     let doing = || "enter the container's files".to_owned();
+    users.map_or(Ok(()), become_root).trying(doing)?;
     let root = root.ok_or_else(|| Trouble::new(doing(), "it has none"))?;
     rustix::process::fchdir(root).call(|| "fchdir(root)".to_owned()).trying(doing)?;
     rustix::process::chroot(".").call(|| "chroot(\".\")".to_owned()).trying(doing)?;

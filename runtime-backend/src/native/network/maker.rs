@@ -91,7 +91,7 @@ fn run(socket: BorrowedFd<'_>, home: BorrowedFd<'_>) -> i32 {
             Ok(_) => {}
             Err(_) => return 1,
         }
-        let made = Kind::from_number(asked[0]).and_then(|kind| new_namespace(home, kind).ok());
+        let made = Kind::from_number(asked[0]).and_then(|kind| new_namespace(home, kind, None).ok());
         let beside: Vec<BorrowedFd<'_>> = made.iter().flat_map(Prepared::descriptors).collect();
         if send_message(socket, &asked, &beside).is_err() {
             return 1;

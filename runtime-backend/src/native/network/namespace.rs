@@ -5,7 +5,7 @@ use super::divert::{Exits, Place, accept, divert};
 use super::maker::Maker;
 use super::netlink::{LOOPBACK, Netlink};
 use crate::native::launch::{Trouble, Trying};
-use crate::native::launcher::Joining;
+use crate::native::launcher::{Joining, Users};
 use crate::native::sys::{self, CallError, Called};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
@@ -170,7 +170,7 @@ impl Networks {
 
     /// Whether what leaves a namespace can be diverted here. What this makes is for the first container.
     pub(crate) fn try_exit(&mut self) -> Result<(), Trouble> {
-        self.spare = Some(new_namespace(self.home(), Kind::AloneWithExit)?);
+        self.spare = Some(new_namespace(self.home(), Kind::AloneWithExit, None)?);
         Ok(())
     }
 
@@ -259,12 +259,13 @@ impl Networks {
 
     /// Makes the network of a container that joins `networks`, with a way out if it is wanted, and a place to ask for
     /// names. The sockets of what begins in its own namespace are returned: of its way out if it is on no network, else
-    /// those that are asked for names.
+    /// those that are asked for names. With `users`, the network is theirs.
     pub(crate) fn join(
         &mut self,
         networks: &[Joining],
         outbound: bool,
         resolver: bool,
+        users: Option<&Users>,
     ) -> Result<(ContainerNetwork, Vec<OwnedFd>), Trouble> {
         let kind = match (networks.is_empty(), outbound, resolver) {
             (true, true, _) => Kind::AloneWithExit,
@@ -273,12 +274,12 @@ impl Networks {
         };
         self.usual = kind;
         self.take_made();
-        let ready = self.spare.take_if(|spare| spare.kind == kind);
+        let ready = self.spare.take_if(|spare| users.is_none() && spare.kind == kind);
         // For the next one, while this one is set up: of many that are started at once, every other is made beside.
         self.ask_maker();
         let Prepared { namespace, sockets, .. } = match ready {
             Some(ready) => ready,
-            None => new_namespace(self.home(), kind)?,
+            None => new_namespace(self.home(), kind, users)?,
         };
         let diverted = kind == Kind::AloneWithExit;
         let mut network = ContainerNetwork { namespace, diverted, joined: Vec::new(), way_out: None };
@@ -496,10 +497,18 @@ impl Networks {
     }
 }
 
-/// Makes a namespace, and returns to `home`.
-pub(super) fn new_namespace(home: BorrowedFd<'_>, kind: Kind) -> Result<Prepared, Trouble> {
+/// Makes a namespace, of `users` if they are not the launcher's, and returns to `home`.
+pub(super) fn new_namespace(
+    home: BorrowedFd<'_>,
+    kind: Kind,
+    users: Option<&Users>,
+) -> Result<Prepared, Trouble> {
     let doing = || "make a network namespace".to_owned();
-    sys::unshare_network().call(|| "unshare(CLONE_NEWNET)".to_owned()).trying(doing)?;
+    match users {
+        None => sys::unshare_network().call(|| "unshare(CLONE_NEWNET)".to_owned()),
+        Some(users) => users.network().and_then(|namespace| enter(namespace.as_fd())),
+    }
+    .trying(doing)?;
     let made = current().and_then(|namespace| {
         let netlink = Netlink::open()?;
         netlink.up(LOOPBACK)?;

@@ -95,7 +95,8 @@ pub(crate) fn fork_namespaces(flags: i32, child: impl FnOnce() -> i32) -> Result
         pidfd: (&raw mut pidfd) as u64,
         child_tid: 0,
         parent_tid: 0,
-        exit_signal: libc::SIGCHLD as u64,
+        // A sibling has that of the process that makes it (clone(2), CLONE_PARENT).
+        exit_signal: if flags & libc::CLONE_PARENT == 0 { libc::SIGCHLD as u64 } else { 0 },
         stack: 0,
         stack_size: 0,
         tls: 0,

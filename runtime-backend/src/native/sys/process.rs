@@ -88,6 +88,23 @@ pub(crate) fn mount_set_attributes(mount: BorrowedFd<'_>, set: u64, recursive: b
     check(result).map(drop)
 }
 
+/// Shows the files of a detached mount, which is only one, as belonging to the ids that the user namespace has for theirs.
+pub(crate) fn mount_map_ids(mount: BorrowedFd<'_>, users: BorrowedFd<'_>) -> Result<(), Errno> {
+    let attributes = libc::mount_attr {
+        attr_set: libc::MOUNT_ATTR_IDMAP,
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: users.as_raw_fd() as u64,
+    };
+    // SAFETY: the path is an empty C string, `attributes` is as large as is said, and both descriptors are open.
+    let result = unsafe {
+        let size = std::mem::size_of::<libc::mount_attr>();
+        let (path, flags) = (c"".as_ptr(), libc::AT_EMPTY_PATH);
+        libc::syscall(libc::SYS_mount_setattr, mount.as_raw_fd(), path, flags, &raw const attributes, size)
+    };
+    check(result).map(drop)
+}
+
 /// Sets a resource limit of this process, by the kernel's number of the resource.
 pub(crate) fn set_rlimit(resource: u32, soft: u64, hard: u64) -> Result<(), Errno> {
     let limit = libc::rlimit64 { rlim_cur: soft, rlim_max: hard };

@@ -1,6 +1,6 @@
 //! Puts unpacked layers on top of each other in one directory, as overlayfs would show them.
 //!
-//! Files are linked, not copied: the layers lie on the same file system, and a layer may come twice. Directories are made
+//! Files are linked, not copied, where the layers lie on the same file system; a layer may come twice. Directories are made
 //! anew. One directory of each side is open at a time, however deep the trees are.
 
 use super::apply::read_xattrs;
@@ -9,6 +9,7 @@ use crate::native::image::remove::{enter, remove_at};
 use rustix::fs::{AtFlags, Dir, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 use std::ffi::{CStr, CString};
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -20,12 +21,26 @@ struct Level {
     left: Vec<CString>,
 }
 
+/// How a file comes into the target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Files {
+    /// As a further name of the layer's.
+    Linked,
+    /// As a file of its own: for who may write to it, or on another file system.
+    Copied,
+}
+
 /// Puts the unpacked layer `tree` on top of what is in `target`.
 ///
 /// # Errors
 ///
 /// The system refuses a call. `target` is then in no useful state.
-pub(crate) fn merge(tree: BorrowedFd<'_>, target: BorrowedFd<'_>, userxattr: bool) -> io::Result<()> {
+pub(crate) fn merge(
+    tree: BorrowedFd<'_>,
+    target: BorrowedFd<'_>,
+    userxattr: bool,
+    files: Files,
+) -> io::Result<()> {
     let mut from = rustix::fs::openat(tree, c".", DIRECTORY, Mode::empty())?;
     let mut to = rustix::fs::openat(target, c".", DIRECTORY, Mode::empty())?;
     let stat = rustix::fs::fstat(&from)?;
@@ -52,7 +67,11 @@ pub(crate) fn merge(tree: BorrowedFd<'_>, target: BorrowedFd<'_>, userxattr: boo
                 to = directory(to.as_fd(), &name, is_opaque(from.as_fd(), userxattr))?;
                 levels.push(Level::of(&from, stat)?);
             }
-            _ => link(from.as_fd(), to.as_fd(), &name)?,
+            _ if files == Files::Linked => link(from.as_fd(), to.as_fd(), &name)?,
+            _ => {
+                remove_at(to.as_fd(), &name)?;
+                copy(from.as_fd(), to.as_fd(), &name, &stat)?;
+            }
         }
     }
     Ok(())
@@ -92,7 +111,49 @@ fn link(from: BorrowedFd<'_>, to: BorrowedFd<'_>, name: &CStr) -> Result<(), Err
     }
 }
 
-/// Gives a directory the owner, attributes, rights and time of the layer's.
+/// Copies what is no directory. Files of several names become several files, as they would when they are written to in a
+/// container.
+fn copy(from: BorrowedFd<'_>, to: BorrowedFd<'_>, name: &CStr, stat: &Stat) -> io::Result<()> {
+    let owner = (Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)));
+    let (unread, mode) = (Mode::from_raw_mode(0o600), Mode::from_raw_mode(stat.st_mode & 0o7777));
+    let own = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    let give = |to: BorrowedFd<'_>| match own == (stat.st_uid, stat.st_gid) {
+        true => Ok(()),
+        false => rustix::fs::chownat(to, name, owner.0, owner.1, AtFlags::SYMLINK_NOFOLLOW),
+    };
+    match kind(stat) {
+        FileType::Symlink => {
+            let target = rustix::fs::readlinkat(from, name, Vec::new())?;
+            rustix::fs::symlinkat(&*target, to, name)?;
+            give(to)?;
+        }
+        FileType::RegularFile => {
+            let flags = OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let source = rustix::fs::openat(from, name, flags | OFlags::RDONLY, Mode::empty())?;
+            let made = flags | OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
+            let target = rustix::fs::openat(to, name, made, unread)?;
+            let (mut source, mut target) = (File::from(source), File::from(target));
+            io::copy(&mut source, &mut target)?;
+            // After the content and the owner, which take attributes away.
+            settle(&source.into(), &target.into(), stat)?;
+            return Ok(());
+        }
+        other => {
+            rustix::fs::mknodat(to, name, other, unread, stat.st_rdev)?;
+            give(to)?;
+            rustix::fs::chmodat(to, name, mode, AtFlags::empty())?;
+        }
+    }
+    Ok(rustix::fs::utimensat(to, name, &times(stat), AtFlags::SYMLINK_NOFOLLOW)?)
+}
+
+fn times(stat: &Stat) -> Timestamps {
+    let nanos = u32::try_from(stat.st_mtime_nsec).unwrap_or(0);
+    let time = Timespec { tv_sec: stat.st_mtime, tv_nsec: nanos.into() };
+    Timestamps { last_access: time, last_modification: time }
+}
+
+/// Gives a directory or file the owner, attributes, rights and time of the layer's.
 fn settle(from: &OwnedFd, to: &OwnedFd, stat: &Stat) -> Result<(), Errno> {
     let here = rustix::fs::fstat(to)?;
     if (here.st_uid, here.st_gid) != (stat.st_uid, stat.st_gid) {
@@ -102,7 +163,5 @@ fn settle(from: &OwnedFd, to: &OwnedFd, stat: &Stat) -> Result<(), Errno> {
         rustix::fs::fsetxattr(to, &name[..], &value, XattrFlags::empty())?;
     }
     rustix::fs::fchmod(to, Mode::from_raw_mode(stat.st_mode & 0o7777))?;
-    let nanos = u32::try_from(stat.st_mtime_nsec).unwrap_or(0);
-    let time = Timespec { tv_sec: stat.st_mtime, tv_nsec: nanos.into() };
-    rustix::fs::futimens(to, &Timestamps { last_access: time, last_modification: time })
+    rustix::fs::futimens(to, &times(stat))
 }

@@ -22,7 +22,7 @@ pub use root::Resolver;
 pub use sum::TreeSum;
 
 pub(crate) use lower::Lower;
-pub(crate) use merge::merge;
+pub(crate) use merge::{Files, merge};
 pub(crate) use path::EntryPath;
 pub(crate) use stream::decompress;
 pub(crate) use tar::{Archive, Header, Kind};
