@@ -1,13 +1,15 @@
 //! A container's terminal: made in the container's own `/dev/pts`, its master sent to who asked for it.
 
 use crate::native::launch::mounts::resolve;
-use crate::native::launch::{Trouble, Trying};
+use crate::native::launch::terminal::Terminal;
+use crate::native::launch::{Trouble, Trying, terminal_size};
 use crate::native::sys::{self, Called};
-use oci_spec::runtime::Box as Size;
+use oci_spec::runtime::Process;
 use rustix::fs::OFlags;
 use rustix::net::{
     AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
 };
+use rustix::process::Uid;
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -26,31 +28,16 @@ pub(super) fn connect(path: &Path) -> Result<OwnedFd, Trouble> {
     Ok(socket)
 }
 
-/// Makes a terminal in the file system `root`, sends its master away and gives its slave.
-pub(super) fn make(root: BorrowedFd<'_>, to: &OwnedFd, size: Option<&Size>) -> Result<OwnedFd, Trouble> {
+/// Makes a terminal in the file system `root`, sends its master away and gives its slave, which belongs to the user who is to
+/// work at it.
+pub(super) fn make(root: BorrowedFd<'_>, to: &OwnedFd, process: &Process) -> Result<OwnedFd, Trouble> {
     let doing = || "make the container's terminal".to_owned();
-    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let master = resolve(root, Path::new("/dev/pts/ptmx"), flags)
-        .call(|| "openat2(\"/dev/pts/ptmx\")".to_owned())
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let directory = resolve(root, Path::new("/dev/pts"), flags)
+        .call(|| "openat2(\"/dev/pts\")".to_owned())
         .trying(doing)?;
-    rustix::pty::unlockpt(&master).call(|| "ioctl(TIOCSPTLCK)".to_owned()).trying(doing)?;
-    // By ioctl on the master: a path in the container's /dev/pts could have been exchanged (CVE-2025-52565).
-    let slave = rustix::pty::ioctl_tiocgptpeer(
-        &master,
-        rustix::pty::OpenptFlags::RDWR | rustix::pty::OpenptFlags::NOCTTY | rustix::pty::OpenptFlags::CLOEXEC,
-    )
-    .call(|| "ioctl(TIOCGPTPEER)".to_owned())
-    .trying(doing)?;
-    if let Some(size) = size {
-        let word = |value: u64| u16::try_from(value).unwrap_or(u16::MAX);
-        let size = rustix::termios::Winsize {
-            ws_row: word(size.height()),
-            ws_col: word(size.width()),
-            ws_xpixel: 0,
-            ws_ypixel: 0,
-        };
-        rustix::termios::tcsetwinsize(&master, size).call(|| "ioctl(TIOCSWINSZ)".to_owned()).trying(doing)?;
-    }
+    let owner = Uid::from_raw(process.user().uid());
+    let Terminal { master, slave } = Terminal::make_in(&directory, owner, terminal_size(process))?;
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
     let fds = [master.as_fd()];
@@ -62,11 +49,9 @@ pub(super) fn make(root: BorrowedFd<'_>, to: &OwnedFd, size: Option<&Size>) -> R
     Ok(slave)
 }
 
-/// Makes the terminal this process's own, and its standard streams; it belongs to the user who is to work at it.
-pub(super) fn take(slave: &OwnedFd, user: Option<u32>) -> Result<(), Trouble> {
+/// Makes the terminal this process's own, and its standard streams.
+pub(super) fn take(slave: &OwnedFd) -> Result<(), Trouble> {
     let doing = || "connect the container's terminal".to_owned();
-    // Without a mapping for the user it stays root's.
-    let _ = rustix::fs::fchown(slave, user.map(rustix::process::Uid::from_raw), None);
     rustix::process::ioctl_tiocsctty(slave).call(|| "ioctl(TIOCSCTTY)".to_owned()).trying(doing)?;
     rustix::stdio::dup2_stdin(slave).call(|| "dup2(slave, 0)".to_owned()).trying(doing)?;
     rustix::stdio::dup2_stdout(slave).call(|| "dup2(slave, 1)".to_owned()).trying(doing)?;

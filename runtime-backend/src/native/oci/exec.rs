@@ -175,7 +175,8 @@ fn wanted(request: &Exec, spec: &Spec) -> Result<Process> {
     Ok(process)
 }
 
-/// Adds to every set: an ambient one has to be inheritable. Unknown ones cannot be given.
+/// Adds to the sets of the process itself. One that can be inherited would be in the hands of whatever the process executes
+/// (CVE-2022-29162). Unknown ones cannot be given.
 fn add_capabilities(process: &mut Process, names: &[String]) {
     let added: Vec<Capability> = names.iter().filter_map(|name| checks::capability(name)).collect();
     if added.is_empty() {
@@ -185,14 +186,9 @@ fn add_capabilities(process: &mut Process, names: &[String]) {
     let with = |set: &Option<Capabilities>| -> Option<Capabilities> {
         Some(set.iter().flatten().copied().chain(added.iter().copied()).collect())
     };
-    let (bounding, effective, permitted, ambient) =
-        (with(sets.bounding()), with(sets.effective()), with(sets.permitted()), with(sets.ambient()));
-    let inheritable = with(sets.inheritable());
-    sets.set_bounding(bounding)
-        .set_effective(effective)
-        .set_permitted(permitted)
-        .set_ambient(ambient)
-        .set_inheritable(inheritable);
+    let (bounding, effective, permitted) =
+        (with(sets.bounding()), with(sets.effective()), with(sets.permitted()));
+    sets.set_bounding(bounding).set_effective(effective).set_permitted(permitted);
     process.set_capabilities(Some(sets));
 }
 
@@ -307,8 +303,8 @@ impl Further<'_> {
             let root = rustix::fs::open(Path::new("/"), flags, rustix::fs::Mode::empty())
                 .call(|| "open(\"/\")".to_owned())
                 .trying(|| "make the terminal".to_owned())?;
-            let slave = console::make(root.as_fd(), to, self.process.console_size().as_ref())?;
-            console::take(&slave, Some(self.process.user().uid()))?;
+            let slave = console::make(root.as_fd(), to, self.process)?;
+            console::take(&slave)?;
         }
         console::close_others(self.kept)?;
         self.program.set_limits()?;

@@ -109,7 +109,7 @@ impl First<'_> {
         let terminal = self.furnish()?;
         self.set_personality()?;
         if let Some(terminal) = &terminal {
-            console::take(terminal, self.spec.process().as_ref().map(|process| process.user().uid()))?;
+            console::take(terminal)?;
         }
         console::close_others(self.kept)?;
         self.line.say(&Word::Ready)?;
@@ -125,9 +125,11 @@ impl First<'_> {
             network: None,
             home: root.as_fd(),
             binds,
+            cgroups: Vec::new(),
             devices: None,
             dead_nodes: self.dead_nodes,
-            cgroups: Vec::new(),
+            joins: Vec::new(),
+            reaper: false,
             stdio: [root.as_fd(), root.as_fd(), root.as_fd()],
         };
         let init = Init { spec: self.spec, program: self.program, world: &world };
@@ -139,8 +141,8 @@ impl First<'_> {
         }
         mounts::make_read_only(root.as_fd(), self.read_only)?;
         self.run_create_container(root.as_fd())?;
-        let size = self.spec.process().as_ref().and_then(|process| process.console_size());
-        let terminal = self.console.map(|to| console::make(root.as_fd(), to, size.as_ref())).transpose()?;
+        let wanted = self.console.zip(self.spec.process().as_ref());
+        let terminal = wanted.map(|(to, process)| console::make(root.as_fd(), to, process)).transpose()?;
         if let Some(terminal) = &terminal {
             let shown = mounts::clone_mount(terminal.as_fd())
                 .call(|| "open_tree(terminal, OPEN_TREE_CLONE)".to_owned())
