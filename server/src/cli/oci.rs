@@ -9,8 +9,9 @@ use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-/// What `--version` prints: engines show the first line, and look for the features in the last one.
-const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "\nspec: 1.2.0\n+CAP +SECCOMP");
+/// What `--version` prints: engines show the first line, and look for the features in the last one. `SYSTEMD` stands for
+/// notify sockets, as in crun.
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "\nspec: 1.2.0\n+SYSTEMD +CAP +SECCOMP");
 
 /// Options that stand before the command.
 #[derive(Debug, Args)]

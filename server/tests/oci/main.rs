@@ -5,6 +5,7 @@
 use serde_json::{Value, json};
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
@@ -178,6 +179,74 @@ fn namespaces_of_another_container_are_joined() {
     });
     let its = std::fs::read_link(format!("/proc/{pid}/ns/uts")).unwrap();
     assert_eq!(lab.ask(&["run", "second"]), (0, format!("{}\n", its.display())));
+}
+
+/// A capability for one more process is that process's alone: what it executes does not inherit it (CVE-2022-29162).
+#[test]
+fn added_capabilities_are_not_inherited() {
+    let lab = Lab::new();
+    lab.config("exec tail -f /dev/null", |config| config["process"]["capabilities"] = json!({}));
+    assert!(lab.create("one").wait().unwrap().success());
+    assert_eq!(lab.ask(&["start", "one"]).0, 0);
+    let asked = lab.ask(&["exec", "--cap", "CAP_SYS_CHROOT", "one", "grep", "^Cap", "/proc/self/status"]);
+    insta::assert_snapshot!(asked.1, @r"
+    CapInh:	0000000000000000
+    CapPrm:	0000000000040000
+    CapEff:	0000000000040000
+    CapBnd:	0000000000040000
+    CapAmb:	0000000000000000
+    ");
+}
+
+/// A service manager that starts a container is told once the service in it says that it is ready, and `start` returns then.
+#[test]
+fn readiness_is_passed_on() {
+    let lab = Lab::new();
+    let path = lab.work.path().join("manager");
+    let manager = UnixDatagram::bind(&path).unwrap();
+    let script = "test -S $NOTIFY_SOCKET && echo $NOTIFY_SOCKET; exec tail -f /dev/null";
+    lab.config(script, |_| {});
+    let mut create =
+        lab.command(&["create", "one"]).env("NOTIFY_SOCKET", &path).stdout(Stdio::piped()).spawn().unwrap();
+    assert!(create.wait().unwrap().success());
+    let mut start = lab.command(&["start", "one"]).env("NOTIFY_SOCKET", &path).spawn().unwrap();
+    let expected = format!("{}/notify\n", path.display());
+    let mut line = vec![0; expected.len()];
+    create.stdout.as_mut().unwrap().read_exact(&mut line).unwrap();
+    assert_eq!(text(&line), expected);
+    // As the service would.
+    let service = UnixDatagram::unbound().unwrap();
+    service.send_to(b"STATUS=warm\nREADY=1", lab.work.path().join("state/one/notify/notify")).unwrap();
+    assert!(start.wait().unwrap().success());
+    let mut heard = [0; 64];
+    let length = manager.recv(&mut heard).unwrap();
+    assert_eq!(text(&heard[..length]), "READY=1");
+    assert_eq!(lab.ask(&["delete", "--force", "one"]), (0, String::new()));
+}
+
+/// In a user namespace a device works as well, and belongs to whom the file says; it takes root outside.
+#[test]
+fn devices_work_in_a_user_namespace() {
+    let lab = Lab::new();
+    let root = rustix::process::geteuid().is_root();
+    lab.config("echo > /dev/orders; stat -c '%u:%g %t:%T' /dev/orders", |config| {
+        let device =
+            json!({ "path": "/dev/orders", "type": "c", "major": 1, "minor": 3, "uid": 10, "gid": 11 });
+        config["linux"]["devices"] = json!([device]);
+        if root {
+            config["linux"]["namespaces"].as_array_mut().unwrap().push(json!({ "type": "user" }));
+            let all = json!([{ "containerID": 0, "hostID": 0, "size": 65536 }]);
+            config["linux"]["uidMappings"] = all.clone();
+            config["linux"]["gidMappings"] = all;
+        }
+    });
+    let (code, text) = lab.ask(&["run", "one"]);
+    if root {
+        assert_eq!((code, &*text), (0, "10:11 1:3\n"));
+    } else {
+        // An ordinary user has the devices of the host only.
+        assert!(code == 1 && text.contains("cannot mount `/dev/orders` of the host"), "{text}");
+    }
 }
 
 /// A program in the container has descriptors that the caller passes on, and none of those that the runtime had.

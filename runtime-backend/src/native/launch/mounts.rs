@@ -460,7 +460,7 @@ fn node_of(device: &LinuxDevice) -> (FileType, Mode, u32, u32) {
 }
 
 /// Makes a node; its mode and owner are the device's.
-fn make_node(device: &LinuxDevice, node: &Path) -> Result<(), Trouble> {
+pub(crate) fn make_node(device: &LinuxDevice, node: &Path) -> Result<(), Trouble> {
     let doing = || format!("make the device {} in the container", device.path().display());
     let (kind, mode, major, minor) = node_of(device);
     rustix::fs::mknodat(CWD, node, kind, mode, rustix::fs::makedev(major, minor))

@@ -64,8 +64,9 @@ fn execute_again(
     rustix::stdio::dup2_stdout(&null).call(|| "dup2(/dev/null, 1)".to_owned()).trying(doing)?;
     let program = match own::mounted() {
         Some(mounted) => mounted,
-        None => own::copied()
-            .map_err(|error| Trouble::new(doing(), format!("copying this program: {error}")))?,
+        None => {
+            own::copied().map_err(|error| Trouble::new(doing(), format!("copying this program: {error}")))?
+        }
     };
     rustix::io::fcntl_setfd(socket, rustix::io::FdFlags::empty())
         .call(|| "fcntl(F_SETFD)".to_owned())

@@ -1,6 +1,7 @@
 //! The commands, as the command line has them.
 
 use super::create::{self as making, short_path};
+use super::notify::Notify;
 use super::state::{Place, Record, Status};
 use super::talk::Line;
 use super::terminal::Terminal;
@@ -52,6 +53,15 @@ pub fn create(request: &Create) -> Result<()> {
 ///
 /// There is no such container, it is not in the state `created`, or its program cannot be executed.
 pub fn start(root: &Path, id: &str) -> Result<()> {
+    let (notify, process) = begin(root, id)?;
+    if let (Some(notify), Some(process)) = (notify, process) {
+        notify.wait(&process);
+    }
+    Ok(())
+}
+
+/// Lets the program run; gives the socket at which it says that it is ready, if it has one, and the first process.
+fn begin(root: &Path, id: &str) -> Result<(Option<Notify>, Option<OwnedFd>)> {
     let place = Place::new(root, id)?;
     let _lock = place.lock()?;
     let record = place.read()?;
@@ -60,11 +70,14 @@ pub fn start(root: &Path, id: &str) -> Result<()> {
         return Err(invalid(format!("container `{id}` is {}, so it cannot be started", status.name())));
     }
     let not_started = |trouble: Trouble| failed(id, "started", &trouble);
+    let notify = Notify::listen(&place).map_err(not_started)?;
+    let process = record.process();
     tell(&place).map_err(not_started)?;
     let spec = spec_of(&place)?;
     let state = hooks::state_json(&record, Status::Running);
     let poststart = spec.hooks().as_ref().and_then(|hooks| hooks.poststart().as_ref());
-    hooks::run("poststart", poststart, &state).map_err(not_started)
+    hooks::run("poststart", poststart, &state).map_err(not_started)?;
+    Ok((notify, process))
 }
 
 /// Connects to the socket of the first process, which then executes its program; the connection ends when it has.
@@ -108,9 +121,9 @@ pub fn run(request: &Create, detach: bool) -> Result<i32> {
     let terminal = line.map(|line| Terminal::take(&line)).transpose();
     let started = terminal
         .map_err(|trouble| failed(&request.id, "started", &trouble))
-        .and_then(|terminal| start(&request.root, &request.id).map(|()| terminal));
-    let terminal = match started {
-        Ok(terminal) => terminal,
+        .and_then(|terminal| begin(&request.root, &request.id).map(|(notify, _)| (terminal, notify)));
+    let (terminal, notify) = match started {
+        Ok(started) => started,
         Err(failure) => {
             let mut deleted = deleted;
             deleted.keep = false;
@@ -118,8 +131,13 @@ pub fn run(request: &Create, detach: bool) -> Result<i32> {
             return Err(failure);
         }
     };
-    let Some(signals) = signals else { return Ok(0) };
-    let code = process.map_or(Ok(0), |process| signals.wait_for(&process, &place, terminal));
+    let Some(signals) = signals else {
+        if let (Some(notify), Some(process)) = (notify, process) {
+            notify.wait(&process);
+        }
+        return Ok(0);
+    };
+    let code = process.map_or(Ok(0), |process| signals.wait_for(&process, &place, terminal, notify));
     drop(deleted);
     code
 }
@@ -171,11 +189,19 @@ impl Signals {
     }
 
     /// Waits for the end of a child; its exit code as shells count.
-    fn wait_for(self, process: &OwnedFd, place: &Place, mut terminal: Option<Terminal>) -> Result<i32> {
+    fn wait_for(
+        self,
+        process: &OwnedFd,
+        place: &Place,
+        mut terminal: Option<Terminal>,
+        mut notify: Option<Notify>,
+    ) -> Result<i32> {
         loop {
+            let nothing = PollFd::from_borrowed_fd(self.descriptor.as_fd(), PollFlags::empty());
             let mut set = vec![
                 PollFd::new(process, PollFlags::IN),
                 PollFd::from_borrowed_fd(self.descriptor.as_fd(), PollFlags::IN),
+                notify.as_ref().map_or(nothing, Notify::polled),
             ];
             set.extend(terminal.iter().flat_map(Terminal::polled));
             match rustix::event::poll(&mut set, None) {
@@ -184,12 +210,16 @@ impl Signals {
                 Ok(_) => {}
             }
             let (ended, signalled) = (!set[0].revents().is_empty(), !set[1].revents().is_empty());
-            let ready: Vec<bool> = set[2..].iter().map(|one| !one.revents().is_empty()).collect();
+            let told = !set[2].revents().is_empty();
+            let ready: Vec<bool> = set[3..].iter().map(|one| !one.revents().is_empty()).collect();
             drop(set);
             if let (Some(carried), [output, input]) = (&mut terminal, &ready[..])
                 && !carried.carry(*output, *input)
             {
                 terminal = None;
+            }
+            if told && notify.as_ref().is_some_and(Notify::hear) {
+                notify = None;
             }
             if ended {
                 if let Some(terminal) = &mut terminal {
@@ -229,7 +259,7 @@ pub fn execute(request: &Exec) -> Result<i32> {
     let mut made = entering::start(request)?;
     let terminal = made.line.take().map(|line| Terminal::take(&line)).transpose();
     let terminal = terminal.map_err(|trouble| failed(&request.id, "entered", &trouble))?;
-    signals.map_or(Ok(0), |signals| signals.wait_for(&made.process, &place, terminal))
+    signals.map_or(Ok(0), |signals| signals.wait_for(&made.process, &place, terminal, None))
 }
 
 /// `state`: what the specification calls the state of a container.

@@ -5,11 +5,11 @@ use super::mounts::Sources;
 use super::state::{Place, Record, look};
 use super::talk::{Line, Word};
 use super::{
-    Result, checks, console, failed, filter, groups, home, hooks, ids, invalid, label, mounts, nodes,
+    Result, checks, console, failed, filter, groups, home, hooks, ids, invalid, label, mounts, nodes, notify,
 };
 use crate::native::launch::{Program, Trouble, Trying};
 use crate::native::sys::{self, Called};
-use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, Spec};
+use oci_spec::runtime::{LinuxDevice, LinuxNamespace, LinuxNamespaceType, Spec};
 use rustix::thread::LinkNameSpaceType;
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
@@ -78,6 +78,7 @@ pub(super) fn create(request: &Create) -> Result<(Place, Record)> {
     let mut spec = checks::load(&bundle, request.config.as_deref())?;
     let _placeholders = checks::hold_places(request.preserve_fds + checks::sockets())?;
     let place = Place::new(&request.root, &request.id)?;
+    notify::announce(&mut spec, &place);
     let not_created = |trouble: Trouble| failed(&request.id, "created", &trouble);
     checks::parameters(&spec).map_err(not_created)?;
     let program = program(&request.id, &spec)?;
@@ -95,6 +96,7 @@ pub(super) fn create(request: &Create) -> Result<(Place, Record)> {
     let mut making = Making { place: &place, groups: Vec::new(), process: None, done: false };
     let written = serde_json::to_vec(&spec).map_err(|error| place.broken(&error.into()))?;
     fs::write(place.file("config.json"), written).map_err(|error| place.broken(&error))?;
+    notify::make_directory(&spec, &place).map_err(not_created)?;
     let record = make(request, &bundle, &mut spec, &program, &mut making).map_err(not_created)?;
     place.write(&record)?;
     if let Some(file) = &request.pid_file {
@@ -128,6 +130,7 @@ fn make(
     if dead_nodes {
         nodes::kill_in_mounts(spec);
     }
+    let apart = if opens_for_it(spec) { nodes::take_apart(spec) } else { Vec::new() };
     let spec = &*spec;
     let label = label::Label::of(spec)?;
     let console = request.console_socket.as_deref().map(console::connect).transpose()?;
@@ -146,13 +149,14 @@ fn make(
         dead_nodes,
         label: label.as_ref(),
         given: opens_for_it(spec),
+        apart: &apart,
     };
     let Born { pid, process, is_here } = born(spec, &first, &ours)?;
     making.process = Some(process);
     drop(theirs);
     record.pid = pid;
     record.began = look(pid).map_or(0, |(_, began)| began);
-    accompany(spec, &record, &ours, is_here)?;
+    accompany(&Outside { spec, place: making.place, apart: &apart }, &record, &ours, is_here)?;
     Ok(record)
 }
 
@@ -286,8 +290,22 @@ fn join(joined: &[Joined]) -> std::result::Result<(), Trouble> {
     })
 }
 
-/// Does what the first process needs somebody outside for, until it waits to be started.
-fn accompany(spec: &Spec, record: &Record, line: &Line, is_here: bool) -> std::result::Result<(), Trouble> {
+/// What the first process needs somebody outside for.
+struct Outside<'a> {
+    spec: &'a Spec,
+    place: &'a Place,
+    /// Devices that are made out here.
+    apart: &'a [LinuxDevice],
+}
+
+/// Does it, until the process waits to be started.
+fn accompany(
+    outside: &Outside<'_>,
+    record: &Record,
+    line: &Line,
+    is_here: bool,
+) -> std::result::Result<(), Trouble> {
+    let spec = outside.spec;
     let mut heard = is_here.then_some(Word::Here);
     loop {
         match heard.take().map_or_else(|| line.hear(), Ok)? {
@@ -301,7 +319,7 @@ fn accompany(spec: &Spec, record: &Record, line: &Line, is_here: bool) -> std::r
                 hooks::run("prestart", hooks.and_then(prestart), &state)?;
                 hooks::run("createRuntime", hooks.and_then(|hooks| hooks.create_runtime().as_ref()), &state)?;
                 line.nod()?;
-                hand_over(spec, record.pid, line)?;
+                hand_over(outside, record.pid, line)?;
             }
             Word::Ready => return Ok(()),
             Word::Trouble(trouble) => return Err(trouble),
@@ -316,7 +334,8 @@ fn opens_for_it(spec: &Spec) -> bool {
     user && rustix::process::geteuid().is_root()
 }
 
-fn hand_over(spec: &Spec, pid: i32, line: &Line) -> std::result::Result<(), Trouble> {
+fn hand_over(outside: &Outside<'_>, pid: i32, line: &Line) -> std::result::Result<(), Trouble> {
+    let spec = outside.spec;
     if !opens_for_it(spec) {
         return Ok(());
     }
@@ -327,7 +346,8 @@ fn hand_over(spec: &Spec, pid: i32, line: &Line) -> std::result::Result<(), Trou
         .trying(|| "open the container's user namespace".to_owned())?;
     let sources = Sources::open(spec, Some(&users))?;
     line.give(sources.root.as_fd())?;
-    sources.binds.iter().try_for_each(|bind| line.give(bind.as_fd()))
+    let nodes = nodes::make(spec, outside.apart, &outside.place.path)?;
+    sources.binds.iter().chain(&nodes).try_for_each(|mount| line.give(mount.as_fd()))
 }
 
 /// From outside, because a process that others may not look at cannot write its own score in every user namespace.

@@ -6,7 +6,7 @@ use super::talk::{Line, Word};
 use super::{Result, checks, console, failed, filter, groups, home, hooks, invalid, label};
 use crate::native::launch::{Program, Trouble, Trying};
 use crate::native::sys::{self, Called};
-use oci_spec::runtime::{Capabilities, Capability, Process, Spec};
+use oci_spec::runtime::{Capabilities, Capability, LinuxCapabilities, Process, Spec};
 use rustix::process::DumpableBehavior;
 use rustix::thread::ThreadNameSpaceType;
 use std::fs;
@@ -182,7 +182,7 @@ fn add_capabilities(process: &mut Process, names: &[String]) {
     if added.is_empty() {
         return;
     }
-    let mut sets = process.capabilities().clone().unwrap_or_default();
+    let mut sets = process.capabilities().clone().unwrap_or_else(no_capabilities);
     let with = |set: &Option<Capabilities>| -> Option<Capabilities> {
         Some(set.iter().flatten().copied().chain(added.iter().copied()).collect())
     };
@@ -190,6 +190,13 @@ fn add_capabilities(process: &mut Process, names: &[String]) {
         (with(sets.bounding()), with(sets.effective()), with(sets.permitted()));
     sets.set_bounding(bounding).set_effective(effective).set_permitted(permitted);
     process.set_capabilities(Some(sets));
+}
+
+/// The default of the type is not empty.
+fn no_capabilities() -> LinuxCapabilities {
+    let mut sets = LinuxCapabilities::default();
+    sets.set_bounding(None).set_effective(None).set_permitted(None).set_inheritable(None).set_ambient(None);
+    sets
 }
 
 /// The namespaces of a process that this one is not in.

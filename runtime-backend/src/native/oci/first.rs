@@ -9,7 +9,7 @@ use super::{console, hooks};
 use crate::native::launch::{Init, Program, Trouble, Trying, World, mounts};
 use crate::native::network::netlink::{LOOPBACK, Netlink};
 use crate::native::sys::{self, Called};
-use oci_spec::runtime::{LinuxNamespaceType, LinuxPersonalityDomain, Spec};
+use oci_spec::runtime::{LinuxDevice, LinuxNamespaceType, LinuxPersonalityDomain, Spec};
 use rustix::mount::MountPropagationFlags;
 use rustix::net::SendFlags;
 use rustix::process::{DumpableBehavior, Gid, Uid};
@@ -39,6 +39,8 @@ pub(super) struct First<'a> {
     pub(super) label: Option<&'a Label>,
     /// Whether `create` opens the root and the sources of bind mounts.
     pub(super) given: bool,
+    /// Devices whose nodes `create` makes.
+    pub(super) apart: &'a [LinuxDevice],
 }
 
 impl First<'_> {
@@ -119,7 +121,7 @@ impl First<'_> {
     /// Mounts everything and makes it the root; the terminal, if there is one.
     fn furnish(&self) -> Result<Option<OwnedFd>, Trouble> {
         let sources = if self.given { self.take_sources()? } else { Sources::open(self.spec, None)? };
-        let (root, binds) = (sources.root, sources.binds);
+        let Sources { root, binds, nodes } = sources;
         let world = World {
             root: root.as_fd(),
             network: None,
@@ -135,6 +137,9 @@ impl First<'_> {
         let init = Init { spec: self.spec, program: self.program, world: &world };
         init.isolate_mounts()?;
         init.mount_all()?;
+        for (device, node) in self.apart.iter().zip(&nodes) {
+            mounts::attach(root.as_fd(), node, device.path())?;
+        }
         if let Some(process) = self.spec.process() {
             // One that cannot be made is told of when it is to be entered.
             let _ = mounts::make_directories(root.as_fd(), process.cwd());
@@ -177,7 +182,8 @@ impl First<'_> {
         let root = self.line.take()?;
         let count = self.spec.mounts().iter().flatten().filter(|mount| mounts::is_bind(mount)).count();
         let binds = (0..count).map(|_| self.line.take()).collect::<Result<_, _>>()?;
-        Ok(Sources { root, binds })
+        let nodes = self.apart.iter().map(|_| self.line.take()).collect::<Result<_, _>>()?;
+        Ok(Sources { root, binds, nodes })
     }
 
     fn set_personality(&self) -> Result<(), Trouble> {

@@ -63,9 +63,48 @@ fn write_map(
     Err(refused(format!("{program}: {}", String::from_utf8_lossy(&output.stderr).trim())))
 }
 
+/// The user and group of the container's process as they are outside of it.
+pub(super) fn user_outside(spec: &Spec) -> Option<(u32, u32)> {
+    let user = spec.process().as_ref()?.user();
+    outside(spec, user.uid(), user.gid())
+}
+
+/// A user and a group of the container as they are outside of it.
+pub(super) fn outside(spec: &Spec, uid: u32, gid: u32) -> Option<(u32, u32)> {
+    let linux = spec.linux().as_ref()?;
+    let mapped = |mappings: &Option<Vec<LinuxIdMapping>>, id: u32| match mappings.as_deref() {
+        None => Some(id),
+        Some(list) => list.iter().find_map(|m| {
+            let offset = id.checked_sub(m.container_id()).filter(|offset| *offset < m.size())?;
+            m.host_id().checked_add(offset)
+        }),
+    };
+    mapped(linux.uid_mappings(), uid).zip(mapped(linux.gid_mappings(), gid))
+}
+
 fn write_file(pid: i32, file: &str, text: &str) -> Result<(), Trouble> {
     let path = format!("/proc/{pid}/{file}");
     fs::write(&path, text).map_err(|error| {
         Trouble::new("map ids into the container", format!("writing `{}` to {path}: {error}", text.trim()))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is made for the container from outside belongs to its user.
+    #[test]
+    fn ids_are_found_outside() {
+        let mut spec = Spec::default();
+        assert_eq!(outside(&spec, 7, 8), Some((7, 8)), "without a mapping");
+        let list: Vec<LinuxIdMapping> = serde_json::from_str(
+            r#"[{"containerID":0,"hostID":1000,"size":1},{"containerID":1,"hostID":100000,"size":9}]"#,
+        )
+        .unwrap();
+        let linux = spec.linux_mut().as_mut().unwrap();
+        linux.set_uid_mappings(Some(list.clone())).set_gid_mappings(Some(list));
+        assert_eq!(outside(&spec, 0, 9), Some((1000, 100_008)));
+        assert_eq!(outside(&spec, 0, 10), None, "behind the last");
+    }
 }

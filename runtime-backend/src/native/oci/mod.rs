@@ -26,6 +26,7 @@ mod label;
 mod listener;
 mod mounts;
 mod nodes;
+mod notify;
 mod own;
 mod state;
 mod talk;

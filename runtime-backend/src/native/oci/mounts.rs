@@ -18,6 +18,8 @@ use std::path::{Path, PathBuf};
 pub(super) struct Sources {
     pub(super) root: OwnedFd,
     pub(super) binds: Vec<OwnedFd>,
+    /// Device nodes that were made outside of the container.
+    pub(super) nodes: Vec<OwnedFd>,
 }
 
 impl Sources {
@@ -26,7 +28,7 @@ impl Sources {
         let root = open_root(spec)?;
         let binds = spec.mounts().iter().flatten().filter(|mount| mounts::is_bind(mount));
         let binds = binds.map(|mount| open_bind(mount, users)).collect::<Result<_, _>>()?;
-        Ok(Self { root, binds })
+        Ok(Self { root, binds, nodes: Vec::new() })
     }
 }
 

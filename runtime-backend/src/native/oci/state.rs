@@ -89,6 +89,11 @@ impl Place {
         self.file("start.sock")
     }
 
+    /// Where the container's notify socket is, if it has one.
+    pub(super) fn notify_directory(&self) -> PathBuf {
+        self.file("notify")
+    }
+
     pub(super) fn write(&self, record: &Record) -> Result<()> {
         let new = self.file("state.json.new");
         let text = serde_json::to_vec(record).map_err(|error| self.broken(&error.into()))?;
@@ -138,8 +143,12 @@ impl Place {
         if super::groups::is_frozen(&record.groups) { Status::Paused } else { Status::Running }
     }
 
-    /// Removes the directory with everything in it, which is files.
+    /// Removes the directory with everything in it, which is files and the directory of the notify socket.
     pub(super) fn remove(&self) -> Result<()> {
+        // Nobody but this program can write to it, so that the socket is all there is.
+        let notify = self.notify_directory();
+        let _ = fs::remove_file(notify.join("notify"));
+        let _ = fs::remove_dir(notify);
         for entry in fs::read_dir(&self.path).into_iter().flatten().flatten() {
             fs::remove_file(entry.path()).map_err(|error| self.broken(&error))?;
         }
