@@ -1,7 +1,7 @@
 //! Device nodes that the launch code alone cannot make or deny.
 //!
 //! Rules for devices where the machine has no controller for them: with version 2 of control groups alone, the kernel asks
-//! a BPF program, which this runtime does not have. Instead, device nodes are dead in all mounts but the container's own
+//! a BPF program, which is not attached here. Instead, device nodes are dead in all mounts but the container's own
 //! `/dev`, and in there nobody can make any.
 //!
 //! In a user namespace no node can be made that works, so that root makes them outside of it.
