@@ -144,7 +144,7 @@ fn hooks_run_in_order_and_may_refuse() {
     poststop "status":"stopped"
     "#);
     lab.config("echo never", |config| {
-        config["hooks"] = json!({ "createRuntime": hook("createRuntime", "exit 4") })
+        config["hooks"] = json!({ "createRuntime": hook("createRuntime", "exit 4") });
     });
     insta::assert_snapshot!(lab.ask(&["run", "one"]).1, @r"
     error: container `one` could not be created: cannot run the createRuntime hook /bin/sh
@@ -280,7 +280,7 @@ fn only_preserved_descriptors_are_passed_on() {
 fn the_program_cannot_be_overwritten_from_inside() {
     let lab = Lab::new();
     lab.config("echo up; exec tail -f /dev/null", |config| {
-        config["process"]["noNewPrivileges"] = false.into()
+        config["process"]["noNewPrivileges"] = false.into();
     });
     // Executes the runtime itself, whose file it then tries to open for writing.
     let script = lab.bundle().join("rootfs/evil");
@@ -345,7 +345,7 @@ fn what_is_not_supported_is_told() {
     let all = [
         refused(&|config| config["linux"]["intelRdt"] = json!({ "closID": "x" })),
         refused(&|config| {
-            config["linux"]["timeOffsets"] = json!({ "boottime": { "secs": 1, "nanosecs": 0 } })
+            config["linux"]["timeOffsets"] = json!({ "boottime": { "secs": 1, "nanosecs": 0 } });
         }),
         refused(&|config| config["process"]["cwd"] = "relative".into()),
         refused(&|config| config["linux"]["sysctl"] = json!({ "kernel.hostname": "x" })),
