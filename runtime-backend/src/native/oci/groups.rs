@@ -113,7 +113,9 @@ impl Groups {
         let path = linux.and_then(|linux| linux.cgroups_path().clone());
         let path = path.filter(|path| !path.as_os_str().is_empty());
         let asked = path.is_some();
-        let path = path.unwrap_or_else(|| PathBuf::from(format!("shakedown-{id}")));
+        // Another root may have a container of the same name, whose processes are none of this one's.
+        let own = || PathBuf::from(format!("shakedown-{id}.{}", std::process::id()));
+        let path = path.unwrap_or_else(own);
         let resources = linux.and_then(|linux| linux.resources().as_ref());
         let mut groups = Self { directories: Vec::new() };
         let all = hierarchies();
