@@ -75,6 +75,9 @@ enum Command {
         /// Kills it first if it runs; one that does not exist is no error.
         #[arg(short, long)]
         force: bool,
+        /// All containers whose name matches this regular expression.
+        #[arg(long)]
+        regex: bool,
         id: String,
     },
     /// Runs a process in a container.
@@ -334,7 +337,8 @@ fn carry_out(asked: Oci) -> Done {
         }
         Command::State { id } => print(&oci::state(&root, &id)?),
         Command::Kill { all, id, signal } => oci::kill(&root, &id, &Kill { signal, all }),
-        Command::Delete { force, id } => oci::delete(&root, &id, Delete { force }),
+        Command::Delete { force, regex: true, id } => oci::delete_matching(&root, &id, Delete { force }),
+        Command::Delete { force, id, .. } => oci::delete(&root, &id, Delete { force }),
         // A failure of this program, which is not one of the program that was to run: as runc tells it.
         Command::Exec(enter) => {
             return oci::execute(&enter.request(root)).map(code).or_else(|failure| exec_failed(&failure));

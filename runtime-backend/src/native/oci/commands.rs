@@ -9,7 +9,8 @@ use super::{Result, exec as entering, failed, groups, hooks, invalid};
 use crate::native::launch::{Trouble, Trying};
 use crate::native::sys::{self, Called};
 use oci_spec::runtime::{LinuxNamespaceType, LinuxResources, Spec};
-use rustix::event::{PollFd, PollFlags};
+use regex::Regex;
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{WaitId, WaitIdOptions, waitid};
 use serde_json::{Value, json};
 use std::fs;
@@ -396,9 +397,14 @@ pub fn delete(root: &Path, id: &str, request: Delete) -> Result<()> {
         return Err(invalid(format!("container `{id}` is {}, so it cannot be deleted", status.name())));
     }
     if let Some(process) = record.process() {
-        let _ = groups::freeze(&record.groups, false).is_ok();
+        // Back into its own group, should it have been moved to one that is frozen: there it could not end.
+        let _ = groups::freeze(&record.groups, false);
+        let _ = groups::Groups::enter(&record.groups, record.pid);
         let _ = sys::send_signal(process.as_fd(), libc::SIGKILL);
-        wait_for_end(&process);
+        if !has_ended(&process) {
+            let reason = "it has been killed and does not end";
+            return Err(failed(id, "deleted", &Trouble::new("end its first process", reason)));
+        }
     }
     // Without a pid namespace of its own, a container's other processes outlive the first one.
     kill_all(&record, libc::SIGKILL);
@@ -412,11 +418,19 @@ pub fn delete(root: &Path, id: &str, request: Delete) -> Result<()> {
     told.map_err(|trouble| failed(id, "deleted without trouble", &trouble))
 }
 
-fn wait_for_end(process: &OwnedFd) {
+/// Whether a process that was killed ends, which is waited for.
+fn has_ended(process: &OwnedFd) -> bool {
+    const LONGEST: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
     let mut set = [PollFd::new(process, PollFlags::IN)];
-    while let Err(rustix::io::Errno::INTR) = rustix::event::poll(&mut set, None) {}
+    let ended = loop {
+        match rustix::event::poll(&mut set, Some(&LONGEST)) {
+            Err(rustix::io::Errno::INTR) => {}
+            other => break other.is_ok_and(|ready| ready > 0),
+        }
+    };
     // This process's own child, when `run` deletes.
     let _ = waitid(WaitId::PidFd(process.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
+    ended
 }
 
 /// A killed process leaves its group a moment after it was killed.
@@ -426,9 +440,29 @@ fn wait_for_groups(record: &Record) {
         let process =
             raw.and_then(|raw| rustix::process::pidfd_open(raw, rustix::process::PidfdFlags::empty()).ok());
         if let Some(process) = process {
-            wait_for_end(&process);
+            has_ended(&process);
         }
     }
+}
+
+/// `delete --regex`: deletes every container whose name matches.
+///
+/// # Errors
+///
+/// The expression is none, or a container could not be deleted; the others are deleted all the same.
+pub fn delete_matching(root: &Path, expression: &str, request: Delete) -> Result<()> {
+    let wanted = Regex::new(expression).map_err(|error| {
+        invalid(format!("`{expression}` is not a regular expression")).fact("reason", error.to_string())
+    })?;
+    let mut done = Ok(());
+    for entry in fs::read_dir(root).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let id = name.to_string_lossy();
+        if wanted.is_match(&id) {
+            done = done.and(delete(root, &id, request));
+        }
+    }
+    done
 }
 
 /// `pause`: stops all processes of a container.

@@ -78,6 +78,7 @@ pub(super) fn create(request: &Create) -> Result<(Place, Record)> {
     let mut spec = checks::load(&bundle, request.config.as_deref())?;
     let _placeholders = checks::hold_places(request.preserve_fds + checks::sockets())?;
     let place = Place::new(&request.root, &request.id)?;
+    ids::add_user_namespace(&mut spec);
     notify::announce(&mut spec, &place);
     let not_created = |trouble: Trouble| failed(&request.id, "created", &trouble);
     checks::parameters(&spec).map_err(not_created)?;

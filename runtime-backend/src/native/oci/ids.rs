@@ -1,9 +1,36 @@
 //! The ids of a user namespace: written from outside of it.
 
 use crate::native::launch::Trouble;
-use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Spec};
+use crate::native::launcher::further_ids;
+use oci_spec::runtime::{
+    LinuxIdMapping, LinuxIdMappingBuilder, LinuxNamespaceBuilder, LinuxNamespaceType, Spec,
+};
 use std::fs;
 use std::process::Command;
+
+/// Gives the container of an ordinary user, who can make nothing without it, a user namespace: with this user as its root and
+/// the ids that this user has been given, if there are any. crun does the same.
+pub(super) fn add_user_namespace(spec: &mut Spec) {
+    let Some(linux) = spec.linux_mut() else { return };
+    let mut namespaces = linux.namespaces().clone().unwrap_or_default();
+    let has = namespaces.iter().any(|namespace| namespace.typ() == LinuxNamespaceType::User);
+    if has || rustix::process::geteuid().is_root() {
+        return;
+    }
+    let Ok(user) = LinuxNamespaceBuilder::default().typ(LinuxNamespaceType::User).build() else { return };
+    namespaces.push(user);
+    let mapping = |inside: u32, outside: u32, size: u32| {
+        LinuxIdMappingBuilder::default().container_id(inside).host_id(outside).size(size).build().ok()
+    };
+    let mappings = |own: u32, further: Option<(u32, u32)>| {
+        let further = further.and_then(|(first, count)| mapping(1, first, count));
+        mapping(0, own, 1).into_iter().chain(further).collect::<Vec<_>>()
+    };
+    let further = further_ids();
+    let uids = mappings(rustix::process::geteuid().as_raw(), further.map(|[uids, _]| uids));
+    let gids = mappings(rustix::process::getegid().as_raw(), further.map(|[_, gids]| gids));
+    linux.set_namespaces(Some(namespaces)).set_uid_mappings(Some(uids)).set_gid_mappings(Some(gids));
+}
 
 /// Maps the ids of a container's new user namespace; nothing to do if it has none.
 pub(super) fn map(spec: &Spec, pid: i32) -> Result<(), Trouble> {

@@ -33,7 +33,7 @@ mod talk;
 mod terminal;
 
 pub use commands::{
-    Create, Delete, Exec, Kill, create, delete, execute, features, kill, list, pause, processes, resume, run,
+    Create, Delete, Exec, Kill, create, delete, delete_matching, execute, features, kill, list, pause, processes, resume, run,
     specification, start, state, update,
 };
 
