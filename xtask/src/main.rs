@@ -12,6 +12,7 @@
 
 mod bench;
 mod ci;
+mod conformance;
 mod demo;
 mod images;
 mod judge;
@@ -33,6 +34,7 @@ const TASKS: &[(&str, &str)] = &[
     ("ci", "everything CI runs, from the packages it needs to the suites on every driver"),
     ("images", "build the container images of the tests from Debian packages (target/images)"),
     ("judge", "unpack hostile images with Shakedown, umoci, Podman and containerd, and compare"),
+    ("conformance", "run the suites of crun and runc on `shakedown oci`, crun and runc, and compare"),
     ("leaks", "list what of Shakedown is on this machine now; exit 1 if anything is"),
     ("soak", "start a thousand containers, kill a thousand processes at random, show that nothing is left"),
     ("vm", "the suite in a virtual machine with another kernel and cgroup v2 alone; slow, not in CI"),
@@ -72,6 +74,7 @@ fn run(root: &Path, args: &[String]) -> Result<()> {
         "ci" => ci::run(root, rest),
         "images" => images::run(root, rest),
         "judge" => judge::run(root, rest),
+        "conformance" => conformance::run(root, rest),
         "leaks" => leaks::run(root, rest),
         "soak" => soak::run(root, rest),
         "vm" => vm::run(root, rest),

@@ -317,7 +317,7 @@ impl Facts<'_> {
                 }
                 // The host's, or, by the request, that of the other container.
                 NamespaceMode::Host | NamespaceMode::Container(_) => {
-                    bind("/dev/shm", "/dev/shm", &["rw", "nodev"])?
+                    bind("/dev/shm", "/dev/shm", false, "nodev")?
                 }
             },
             mount("/dev/mqueue", "mqueue", &["nosuid", "noexec", "nodev"])?,
@@ -325,7 +325,7 @@ impl Facts<'_> {
         // A container that is mapped to another user than the launcher's root does not own its network namespace, and
         // may then only look at the host's /sys (user_namespaces(7)).
         mounts.push(if self.maps_itself() {
-            bind("/sys", "/sys", &["ro", nodes])?
+            bind("/sys", "/sys", true, nodes)?
         } else {
             mount("/sys", "sysfs", &["nosuid", "noexec", "nodev", sys])?
         });
@@ -333,8 +333,7 @@ impl Facts<'_> {
         for declared in &self.container.mounts {
             mounts.push(match &declared.source {
                 MountSource::Bind { source, .. } => {
-                    let access = if declared.read_only { "ro" } else { "rw" };
-                    bind(source, &declared.target, &["rprivate", access, nodes])?
+                    bind(source, &declared.target, declared.read_only, nodes)?
                 }
                 MountSource::Volume { .. } | MountSource::Image { .. } => {
                     return Err(OciSpecError::Other(format!(
@@ -353,7 +352,7 @@ impl Facts<'_> {
         }
         // Nodes cannot be made in a user namespace: the host's are shown.
         for device in self.devices.iter().filter(|_| !self.makes_nodes()) {
-            mounts.push(bind(&device.source, &device.target, &["rw", "dev"])?);
+            mounts.push(bind(&device.source, &device.target, false, "dev")?);
         }
         Ok(mounts)
     }
@@ -501,8 +500,11 @@ fn mount(target: &str, kind: &str, options: &[&str]) -> Result<Mount, OciSpecErr
     MountBuilder::default().destination(target).typ(kind).source(kind).options(options).build()
 }
 
-fn bind(source: &str, target: &str, options: &[&str]) -> Result<Mount, OciSpecError> {
-    let options: Vec<String> = ["rbind"].iter().chain(options).map(|option| (*option).to_owned()).collect();
+fn bind(source: &str, target: &str, read_only: bool, nodes: &str) -> Result<Mount, OciSpecError> {
+    let mut options = vec!["rbind".to_owned(), "rprivate".to_owned()];
+    // The leading `r`: with all that is mounted below it.
+    options.extend(read_only.then(|| "rro".to_owned()));
+    options.extend((nodes == "nodev").then(|| "rnodev".to_owned()));
     let source = Path::new(source);
     MountBuilder::default().destination(target).typ("bind").source(source).options(options).build()
 }

@@ -14,6 +14,7 @@ mod yardstick;
 mod launch;
 mod seccomp;
 mod launcher;
+pub mod oci;
 mod cgroup;
 mod build;
 mod driver;
@@ -23,6 +24,7 @@ mod console;
 mod streams;
 mod transfer;
 mod reap;
+mod own;
 mod sys;
 
 pub use driver::{NativeDriver, limits, open_store, store_directory, sweep, trees_need_launcher};

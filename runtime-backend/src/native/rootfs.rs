@@ -245,7 +245,7 @@ fn mapped(layer: &Path, users: &Users) -> Result<OwnedFd, Trouble> {
         let unfit = trouble.call.as_ref().is_some_and(|call| call.ends_with("EINVAL"));
         Trouble { reason: unfit.then(|| reason.to_owned()), ..trouble }
     };
-    sys::mount_map_ids(mount.as_fd(), users.namespace())
+    sys::mount_map_ids(mount.as_fd(), users.namespace(), false)
         .call(|| format!("mount_setattr({layer:?}, MOUNT_ATTR_IDMAP)"))
         .trying(doing)
         .map_err(refused)?;

@@ -10,6 +10,7 @@ mod local;
 mod lock;
 mod networks;
 mod progress;
+mod oci;
 mod run;
 mod serve;
 mod transfer;
@@ -74,6 +75,8 @@ enum Command {
     /// The networks of a session.
     #[command(subcommand)]
     Network(networks::Command),
+    /// Runs containers from OCI bundles, as runc and crun do.
+    Oci(Box<oci::Oci>),
     /// Lists the containers of a session.
     Ps,
     /// Prints the log of a container.
@@ -147,6 +150,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Doctor { json } => doctor::doctor(json),
         Command::Images(command) => images::images(command),
         Command::Network(command) => wait_for(networks::network(command)),
+        Command::Oci(asked) => oci::main(*asked),
         Command::Ps => wait_for(containers::ps()),
         Command::Logs { id, options } => wait_for(containers::logs(&id, &options)),
         Command::Stats { ids } => wait_for(containers::stats(ids)),

@@ -24,7 +24,7 @@ mod sandbox;
 mod select;
 mod stage;
 mod tape;
-mod time;
+pub(super) mod time;
 mod written;
 
 pub(crate) use capture::{CaptureOptions, Captured, capture};

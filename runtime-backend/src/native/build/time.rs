@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 /// A time in UTC; nanoseconds only where there are any.
-pub(super) fn rfc3339(seconds: i64, nanoseconds: u32) -> String {
+pub(in crate::native) fn rfc3339(seconds: i64, nanoseconds: u32) -> String {
     let (days, rest) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
     let (year, month, day) = date(days);
     let (hour, minute, second) = (rest / 3600, rest / 60 % 60, rest % 60);

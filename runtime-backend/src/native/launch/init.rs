@@ -3,7 +3,7 @@
 use super::mounts::{self, Root};
 use super::{Launched, Program, Trouble, Trying, World, reaper};
 use crate::native::sys::{self, Called, Stack};
-use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Spec};
+use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Mount, Spec};
 use rustix::fs::OFlags;
 use rustix::mount::{MountAttrFlags, MountPropagationFlags, UnmountFlags};
 use rustix::thread::LinkNameSpaceType;
@@ -74,10 +74,10 @@ fn enter(namespace: BorrowedFd<'_>, kind: LinkNameSpaceType) -> Result<(), Troub
 }
 
 /// Everything the new process reads; it lives in the launcher's memory.
-pub(super) struct Init<'a> {
-    spec: &'a Spec,
-    pub(super) program: &'a Program,
-    world: &'a World<'a>,
+pub(crate) struct Init<'a> {
+    pub(crate) spec: &'a Spec,
+    pub(crate) program: &'a Program,
+    pub(crate) world: &'a World<'a>,
 }
 
 impl Init<'_> {
@@ -195,7 +195,7 @@ impl Init<'_> {
     }
 
     /// Nothing mounted from here on may be seen outside, and nothing mounted outside afterwards in here.
-    fn isolate_mounts(&self) -> Result<(), Trouble> {
+    pub(crate) fn isolate_mounts(&self) -> Result<(), Trouble> {
         rustix::mount::mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)
             .call(|| "mount(NULL, \"/\", NULL, MS_REC|MS_SLAVE, NULL)".to_owned())
             .trying(|| "make the container's mounts its own".to_owned())?;
@@ -204,21 +204,16 @@ impl Init<'_> {
             .trying(|| "attach the container's root".to_owned())
     }
 
-    fn mount_all(&self) -> Result<(), Trouble> {
+    pub(crate) fn mount_all(&self) -> Result<(), Trouble> {
         let root = self.root();
         let mut binds = self.world.binds.iter();
         for mount in self.spec.mounts().iter().flatten() {
             let bind = if mounts::is_bind(mount) { binds.next() } else { None };
             root.mount(mount, bind)?;
         }
-        let owns_dev = self
-            .spec
-            .mounts()
-            .iter()
-            .flatten()
-            .any(|m| m.destination() == Path::new("/dev") && !mounts::is_bind(m));
+        let is_dev = |m: &&Mount| m.destination() == Path::new("/dev");
         // A `/dev` that is a part of the host has what it has.
-        if !owns_dev {
+        if self.spec.mounts().iter().flatten().filter(is_dev).any(mounts::is_bind) {
             return Ok(());
         }
         let linux = self.spec.linux().as_ref();
@@ -228,7 +223,7 @@ impl Init<'_> {
         root.default_links()
     }
 
-    fn cover_paths(&self) -> Result<(), Trouble> {
+    pub(crate) fn cover_paths(&self) -> Result<(), Trouble> {
         let Some(linux) = self.spec.linux() else { return Ok(()) };
         let root = self.root();
         for path in linux.readonly_paths().iter().flatten() {
@@ -239,13 +234,17 @@ impl Init<'_> {
     }
 
     /// `pivot_root(".", ".")` stacks the old root on the new one, from where it is detached: pivot_root(2), NOTES.
-    fn change_root(&self) -> Result<(), Trouble> {
+    pub(crate) fn change_root(&self) -> Result<(), Trouble> {
         let doing = || "make the container's root its only root".to_owned();
         let read_only = self.spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false);
         let mut attributes = MountAttrFlags::empty();
         attributes.set(MountAttrFlags::MOUNT_ATTR_RDONLY, read_only);
         attributes.set(MountAttrFlags::MOUNT_ATTR_NODEV, self.world.dead_nodes);
-        sys::mount_set_attributes(self.world.root, attributes.bits().into(), false)
+        // A root whose propagation is asked for keeps it.
+        let linux = self.spec.linux().as_ref();
+        let kept = linux.is_some_and(|linux| linux.rootfs_propagation().is_some());
+        let propagation = if kept { 0 } else { libc::MS_PRIVATE };
+        sys::mount_change(self.world.root, attributes.bits().into(), 0, propagation, false)
             .call(|| format!("mount_setattr(root, {attributes:?})"))
             .trying(doing)?;
         rustix::process::fchdir(self.world.root).call(|| "fchdir(root)".to_owned()).trying(doing)?;
@@ -256,7 +255,7 @@ impl Init<'_> {
         rustix::process::chdir("/").call(|| "chdir(\"/\")".to_owned()).trying(doing)
     }
 
-    fn name_host(&self) -> Result<(), Trouble> {
+    pub(crate) fn name_host(&self) -> Result<(), Trouble> {
         if let Some(name) = self.spec.hostname() {
             rustix::system::sethostname(name.as_bytes())
                 .call(|| format!("sethostname({name:?})"))
@@ -270,7 +269,7 @@ impl Init<'_> {
         Ok(())
     }
 
-    fn set_parameters(&self) -> Result<(), Trouble> {
+    pub(crate) fn set_parameters(&self) -> Result<(), Trouble> {
         let sysctls = self.spec.linux().as_ref().and_then(|linux| linux.sysctl().as_ref());
         for (key, value) in sysctls.into_iter().flatten() {
             self.set_sysctl(key, value)

@@ -20,9 +20,9 @@ mod reaper;
 mod remapped;
 pub(crate) mod terminal;
 
-pub(crate) use init::launch;
+pub(crate) use init::{Init, launch};
 pub(crate) use join::{Joined, Joining, join};
-pub(crate) use program::Program;
+pub(crate) use program::{Program, terminal_size};
 
 use super::sys::{CallError, Clone};
 use rustix::thread::LinkNameSpaceType;

@@ -6,8 +6,8 @@ use oci_spec::runtime::{LinuxDevice, LinuxDeviceType, Mount};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
-    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags,
+    fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
 };
 use rustix::process::{Gid, Uid};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -44,7 +44,7 @@ const MAY_COVER: [&str; 11] = [
 pub(crate) fn make_devices(directory: &Path) -> Result<(), Trouble> {
     let doing = || "make the devices of containers".to_owned();
     let options = ["nosuid", "noexec", "size=64k", "mode=755"].map(str::to_owned);
-    let mounted = new_file_system("tmpfs", &Options::parse(&options)).trying(doing)?;
+    let mounted = new_file_system("tmpfs", None, &Options::parse(&options)).trying(doing)?;
     for (path, major, minor) in DEVICES {
         let name = path.trim_start_matches("/dev/");
         let mode = Mode::from_raw_mode(0o666);
@@ -64,41 +64,126 @@ pub(crate) fn make_devices(directory: &Path) -> Result<(), Trouble> {
 }
 
 /// The options of a mount, sorted into what the kernel wants to be told where.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Options<'a> {
-    attributes: u32,
-    read_only: bool,
-    recursive: bool,
-    bind: bool,
-    data: Vec<(&'a str, Option<&'a str>)>,
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Options<'a> {
+    /// What is set and cleared on the mount itself.
+    pub(crate) own: Flags,
+    /// The same on it and all mounts below it.
+    pub(crate) below: Flags,
+    /// How it is connected to others, if that is asked for; `MS_REC` with those below it.
+    pub(crate) propagation: MountPropagationFlags,
+    pub(crate) bind: bool,
+    /// Whether a new file system begins with what was in its place.
+    pub(crate) copy_up: bool,
+    /// What the file system itself is told.
+    pub(crate) data: Vec<(&'a str, Option<&'a str>)>,
 }
 
+/// Attributes of a mount, as `mount_setattr(2)` takes them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Flags {
+    pub(crate) set: u32,
+    pub(crate) clear: u32,
+}
+
+impl Flags {
+    fn put(&mut self, flag: u32, on: bool) {
+        let (set, clear) =
+            if on { (&mut self.set, &mut self.clear) } else { (&mut self.clear, &mut self.set) };
+        *set |= flag;
+        *clear &= !flag;
+    }
+
+    /// When the time of access is written is one choice of several, so the others have to go.
+    fn put_access_time(&mut self, choice: u32) {
+        let all = MountAttrFlags::MOUNT_ATTR__ATIME.bits();
+        self.set = self.set & !all | choice;
+        self.clear |= all;
+    }
+
+    /// Sets or clears what an option stands for; false if it stands for no attribute.
+    fn apply(&mut self, option: &str) -> bool {
+        use MountAttrFlags as Attr;
+        let (flag, on) = match option {
+            "ro" => (Attr::MOUNT_ATTR_RDONLY, true),
+            "rw" => (Attr::MOUNT_ATTR_RDONLY, false),
+            "nosuid" => (Attr::MOUNT_ATTR_NOSUID, true),
+            "suid" => (Attr::MOUNT_ATTR_NOSUID, false),
+            "nodev" => (Attr::MOUNT_ATTR_NODEV, true),
+            "dev" => (Attr::MOUNT_ATTR_NODEV, false),
+            "noexec" => (Attr::MOUNT_ATTR_NOEXEC, true),
+            "exec" => (Attr::MOUNT_ATTR_NOEXEC, false),
+            "nodiratime" => (Attr::MOUNT_ATTR_NODIRATIME, true),
+            "diratime" => (Attr::MOUNT_ATTR_NODIRATIME, false),
+            "nosymfollow" => (Attr::from_bits_retain(NO_SYMLINKS), true),
+            "symfollow" => (Attr::from_bits_retain(NO_SYMLINKS), false),
+            _ => {
+                let choice = match option {
+                    "noatime" => Attr::MOUNT_ATTR_NOATIME,
+                    "strictatime" | "norelatime" => Attr::MOUNT_ATTR_STRICTATIME,
+                    "atime" | "relatime" | "nostrictatime" => Attr::MOUNT_ATTR_RELATIME,
+                    _ => return false,
+                };
+                self.put_access_time(choice.bits());
+                return true;
+            }
+        };
+        self.put(flag.bits(), on);
+        true
+    }
+}
+
+/// `MOUNT_ATTR_NOSYMFOLLOW` of linux/mount.h.
+const NO_SYMLINKS: u32 = 0x0020_0000;
+
 impl<'a> Options<'a> {
-    fn parse(options: &'a [String]) -> Self {
-        let mut parsed = Self::default();
+    pub(crate) fn parse(options: &'a [String]) -> Self {
+        let mut parsed = Self {
+            own: Flags::default(),
+            below: Flags::default(),
+            propagation: MountPropagationFlags::empty(),
+            bind: false,
+            copy_up: false,
+            data: Vec::new(),
+        };
         for option in options {
-            match option.as_str() {
-                "ro" => parsed.read_only = true,
-                "nosuid" => parsed.attributes |= MountAttrFlags::MOUNT_ATTR_NOSUID.bits(),
-                "nodev" => parsed.attributes |= MountAttrFlags::MOUNT_ATTR_NODEV.bits(),
-                "noexec" => parsed.attributes |= MountAttrFlags::MOUNT_ATTR_NOEXEC.bits(),
-                "noatime" => parsed.attributes |= MountAttrFlags::MOUNT_ATTR_NOATIME.bits(),
-                "strictatime" => parsed.attributes |= MountAttrFlags::MOUNT_ATTR_STRICTATIME.bits(),
-                "rbind" => (parsed.bind, parsed.recursive) = (true, true),
-                "bind" => parsed.bind = true,
-                // Defaults, and propagation: the container's mounts are private anyway.
-                "rw" | "suid" | "dev" | "exec" | "relatime" | "private" | "rprivate" | "slave" | "rslave" => {
-                }
+            let option = option.as_str();
+            if parsed.own.apply(option) || parsed.propagates(option) {
+                continue;
+            }
+            if option.strip_prefix('r').is_some_and(|below| parsed.below.apply(below)) {
+                continue;
+            }
+            match option {
+                // Whether with what is mounted below is read where the source is opened.
+                "bind" | "rbind" => parsed.bind = true,
+                "tmpcopyup" => parsed.copy_up = true,
+                // Read where the source is opened; or they ask for nothing.
+                "idmap" | "ridmap" | "defaults" | "remount" | "loud" | "notmpcopyup" => {}
                 other => parsed.data.push(match other.split_once('=') {
-                    Some((key, value)) => (key, Some(value)),
+                    // The context of SELinux is written in quotes, because it may have commas.
+                    Some((key, value)) => (key, Some(value.trim_matches('"'))),
                     None => (other, None),
                 }),
             }
         }
-        if parsed.read_only {
-            parsed.attributes |= MountAttrFlags::MOUNT_ATTR_RDONLY.bits();
-        }
         parsed
+    }
+
+    fn propagates(&mut self, option: &str) -> bool {
+        use MountPropagationFlags as Kind;
+        self.propagation = match option {
+            "private" => Kind::PRIVATE,
+            "rprivate" => Kind::PRIVATE | Kind::REC,
+            "slave" => Kind::DOWNSTREAM,
+            "rslave" => Kind::DOWNSTREAM | Kind::REC,
+            "shared" => Kind::SHARED,
+            "rshared" => Kind::SHARED | Kind::REC,
+            "unbindable" => Kind::UNBINDABLE,
+            "runbindable" => Kind::UNBINDABLE | Kind::REC,
+            _ => return false,
+        };
+        true
     }
 }
 
@@ -112,10 +197,21 @@ pub(crate) fn is_bind(mount: &Mount) -> bool {
 pub(crate) fn open_bind(source: &Path) -> Result<OwnedFd, Trouble> {
     // Recursive, because what is mounted below the source may hide what must not be seen; the kernel insists on it
     // for mounts inherited from a more privileged namespace (mount_namespaces(7), "locked together").
-    let flags =
-        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
+    open_tree_of(source, OpenTreeFlags::AT_RECURSIVE)
+}
+
+/// Opens the source of a bind mount without what is mounted below it.
+pub(crate) fn open_single_bind(source: &Path) -> Result<OwnedFd, Trouble> {
+    open_tree_of(source, OpenTreeFlags::empty())
+}
+
+fn open_tree_of(source: &Path, recursive: OpenTreeFlags) -> Result<OwnedFd, Trouble> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | recursive;
     open_tree(CWD, source, flags)
-        .call(|| format!("open_tree(AT_FDCWD, {source:?}, OPEN_TREE_CLONE|AT_RECURSIVE)"))
+        .call(|| {
+            let below = if recursive.is_empty() { "" } else { "|AT_RECURSIVE" };
+            format!("open_tree(AT_FDCWD, {source:?}, OPEN_TREE_CLONE{below})")
+        })
         .trying(|| format!("mount `{}` of the host", source.display()))
 }
 
@@ -192,35 +288,53 @@ impl<'a> Root<'a> {
         move_onto(mount.as_fd(), target.as_fd()).call(|| format!("move_mount(…, {path:?})")).trying(doing)
     }
 
-    fn is_link(&self, path: &Path) -> bool {
-        let found = self.open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC);
-        let kind = found.and_then(rustix::fs::fstat).map(|stat| FileType::from_raw_mode(stat.st_mode));
-        kind == Ok(FileType::Symlink)
-    }
-
     /// Carries out one mount of the spec; `bind` is the opened source of a bind mount.
     pub(super) fn mount(&self, mount: &Mount, bind: Option<&OwnedFd>) -> Result<(), Trouble> {
         let path = mount.destination();
         let options = Options::parse(mount.options().as_deref().unwrap_or_default());
         if let Some(source) = bind {
-            // Private as well: what the host mounts below the source later is not shown.
-            sys::mount_set_attributes(source.as_fd(), options.attributes.into(), true)
-                .call(|| format!("mount_setattr({path:?}, {:#x})", options.attributes))
+            change(source.as_fd(), &options)
                 .trying(|| format!("set the options of the mount at {}", path.display()))?;
             let directory = rustix::fs::fstat(source)
                 .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory);
-            return self.attach(source, path, directory);
+            self.attach(source, path, directory)?;
+            return expose(source.as_fd(), &options, path);
         }
         let kind = mount.typ().as_deref().unwrap_or("none");
-        // What is masked is looked for by name afterwards: it has to be where the name says.
-        if matches!(kind, "proc" | "sysfs") && self.is_link(path) {
-            let doing = format!("mount {} in the container", path.display());
-            return Err(Trouble::new(doing, "it is a link, and not a directory, in the container's files"));
+        if matches!(kind, "proc" | "sysfs") {
+            self.expect_directory(path)?;
         }
-        let made = new_file_system(kind, &options)
+        let made = new_file_system(kind, mount.source().as_deref(), &options)
             .trying(|| format!("mount {} in the container", path.display()))
             .map_err(|trouble| explain(kind, trouble))?;
-        self.attach(&made, path, true)
+        if options.copy_up {
+            self.copy_up(path, &made)?;
+        }
+        self.attach(&made, path, true)?;
+        expose(made.as_fd(), &options, path)
+    }
+
+    /// What is masked is looked for by name afterwards: it has to be where the name says. A link in the place of `/proc`
+    /// would lead the writes of runtimes astray as well (CVE-2019-19921, CVE-2023-27561).
+    fn expect_directory(&self, path: &Path) -> Result<(), Trouble> {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let Ok(found) = self.open(path, flags) else { return Ok(()) };
+        let ordinary = rustix::fs::fstat(&found)
+            .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory);
+        if ordinary {
+            return Ok(());
+        }
+        let reason = format!("{} in the container's root is not a directory", path.display());
+        Err(Trouble::new(format!("mount {} in the container", path.display()), reason))
+    }
+
+    /// Copies what is in the place of a new file system into it.
+    fn copy_up(&self, path: &Path, made: &OwnedFd) -> Result<(), Trouble> {
+        match self.open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC) {
+            Ok(old) => copy_directory(&old, made)
+                .map_err(|error| Trouble::new(format!("copy {} up", path.display()), error.to_string())),
+            Err(_nothing_there) => Ok(()),
+        }
     }
 
     /// Shows a device of `ready`, or makes a node, or shows the host's where nodes may not be made (in a user
@@ -236,10 +350,17 @@ impl<'a> Root<'a> {
         if let Some(directory) = ready_directory {
             return self.fresh_node(device, directory);
         }
+        let mut made = PathBuf::new();
+        for component in path.parent().into_iter().flat_map(Path::components) {
+            made.push(component);
+            self.make_directory(&made).call(|| format!("mkdirat({made:?})")).trying(doing)?;
+        }
         let (parent, name) = self.parent(path).call(|| format!("openat2({path:?})")).trying(doing)?;
         let (kind, mode, major, minor) = node_of(device);
         match rustix::fs::mknodat(&parent, name, kind, mode, rustix::fs::makedev(major, minor)) {
             Ok(()) => {}
+            // In a root without a /dev of its own, it may have been made before.
+            Err(Errno::EXIST) => return Ok(()),
             Err(Errno::PERM) => return self.attach(&open_bind(path)?, path, false),
             Err(errno) => {
                 return Err(errno)
@@ -250,6 +371,13 @@ impl<'a> Root<'a> {
         // The umask of this process has taken bits away.
         rustix::fs::chmodat(&parent, name, mode, AtFlags::empty())
             .call(|| format!("fchmodat({path:?})"))
+            .trying(doing)?;
+        let (uid, gid) = (device.uid().map(Uid::from_raw), device.gid().map(Gid::from_raw));
+        if uid.is_none() && gid.is_none() {
+            return Ok(());
+        }
+        rustix::fs::chownat(&parent, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)
+            .call(|| format!("fchownat({path:?})"))
             .trying(doing)
     }
 
@@ -355,7 +483,7 @@ fn node_of(device: &LinuxDevice) -> (FileType, Mode, u32, u32) {
 }
 
 /// Makes a node; its mode and owner are the device's.
-fn make_node(device: &LinuxDevice, node: &Path) -> Result<(), Trouble> {
+pub(crate) fn make_node(device: &LinuxDevice, node: &Path) -> Result<(), Trouble> {
     let doing = || format!("make the device {} in the container", device.path().display());
     let (kind, mode, major, minor) = node_of(device);
     rustix::fs::mknodat(CWD, node, kind, mode, rustix::fs::makedev(major, minor))
@@ -368,6 +496,27 @@ fn make_node(device: &LinuxDevice, node: &Path) -> Result<(), Trouble> {
     };
     // The umask of this process has taken bits away.
     owned.and_then(|()| rustix::fs::chmod(node, mode)).call(|| format!("chown({node:?})")).trying(doing)
+}
+
+/// Puts a detached mount of a file in its place in the container.
+pub(crate) fn attach(root: BorrowedFd<'_>, mount: &OwnedFd, path: &Path) -> Result<(), Trouble> {
+    Root::new(root).attach(mount, path, false)
+}
+
+/// Makes mounts of the container read-only that others have been mounted in.
+pub(crate) fn make_read_only(root: BorrowedFd<'_>, paths: &[PathBuf]) -> Result<(), Trouble> {
+    paths.iter().try_for_each(|path| {
+        let read_only = MountAttrFlags::MOUNT_ATTR_RDONLY.bits().into();
+        resolve(root, path, OFlags::PATH | OFlags::CLOEXEC)
+            .and_then(|mount| sys::mount_change(mount.as_fd(), read_only, 0, 0, false))
+            .call(|| format!("mount_setattr({path:?}, MOUNT_ATTR_RDONLY)"))
+            .trying(|| format!("make {} read-only", path.display()))
+    })
+}
+
+/// Makes a directory of the container and those above it.
+pub(crate) fn make_directories(root: BorrowedFd<'_>, path: &Path) -> Result<(), Errno> {
+    Root::new(root).target(path, true).map(drop)
 }
 
 /// Opens a path beneath `root` as a process whose `/` it is would see it.
@@ -411,8 +560,58 @@ pub(super) fn attach_root(root: BorrowedFd<'_>) -> Result<(), Errno> {
     move_mount(root, "", CWD, "/", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
 }
 
-fn new_file_system(kind: &str, options: &Options<'_>) -> Result<OwnedFd, sys::CallError> {
+/// Sets the attributes of a detached tree. Unless something else is asked for it is private: what the host mounts below
+/// the source later is not shown.
+fn change(tree: BorrowedFd<'_>, options: &Options<'_>) -> Result<(), sys::CallError> {
+    let set = |flags: Flags, propagation: MountPropagationFlags, recursive: bool| {
+        let change =
+            |clear| sys::mount_change(tree, flags.set.into(), clear, propagation.bits().into(), recursive);
+        match change(flags.clear.into()) {
+            // A flag that a user namespace has inherited is locked (mount_namespaces(7)), and stays.
+            Err(Errno::PERM) if flags.clear != 0 => change(atime(flags)),
+            other => other,
+        }
+        .call(|| format!("mount_setattr({:#x}, {:#x}, {propagation:?})", flags.set, flags.clear))
+    };
+    let shown = MountPropagationFlags::SHARED | MountPropagationFlags::DOWNSTREAM;
+    let connected = options.propagation.intersects(shown);
+    let cut = if connected { MountPropagationFlags::empty() } else { MountPropagationFlags::PRIVATE };
+    set(options.below, cut, true)?;
+    if options.own != Flags::default() {
+        set(options.own, MountPropagationFlags::empty(), false)?;
+    }
+    Ok(())
+}
+
+/// The one clearing that setting needs: of the choice that was there before.
+fn atime(flags: Flags) -> u64 {
+    let all = MountAttrFlags::MOUNT_ATTR__ATIME.bits();
+    (if flags.clear & all == 0 { 0 } else { all }).into()
+}
+
+/// Connects a mount with others, if that is asked for.
+fn expose(mount: BorrowedFd<'_>, options: &Options<'_>, path: &Path) -> Result<(), Trouble> {
+    let recursive =
+        options.propagation.intersects(MountPropagationFlags::REC | MountPropagationFlags::DOWNSTREAM);
+    let kind = options.propagation - MountPropagationFlags::REC;
+    if kind.is_empty() || kind == MountPropagationFlags::PRIVATE {
+        return Ok(());
+    }
+    sys::mount_change(mount, 0, 0, kind.bits().into(), recursive)
+        .call(|| format!("mount_setattr({path:?}, {:?})", options.propagation))
+        .trying(|| format!("set the propagation of the mount at {}", path.display()))
+}
+
+pub(crate) fn new_file_system(
+    kind: &str,
+    source: Option<&Path>,
+    options: &Options<'_>,
+) -> Result<OwnedFd, sys::CallError> {
     let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC).call(|| format!("fsopen({kind:?})"))?;
+    if let Some(source) = source {
+        fsconfig_set_string(&context, "source", source)
+            .call(|| format!("fsconfig({kind}, \"source\", {source:?})"))?;
+    }
     for (key, value) in &options.data {
         match value {
             Some(value) => fsconfig_set_string(&context, *key, *value),
@@ -421,14 +620,52 @@ fn new_file_system(kind: &str, options: &Options<'_>) -> Result<OwnedFd, sys::Ca
         .call(|| format!("fsconfig({kind}, {key:?}, {value:?})"))?;
     }
     fsconfig_create(&context).call(|| format!("fsconfig({kind}, FSCONFIG_CMD_CREATE)"))?;
-    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::from_bits_retain(options.attributes))
-        .call(|| format!("fsmount({kind}, {:#x})", options.attributes))
+    let attributes = options.own.set | options.below.set;
+    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::from_bits_retain(attributes))
+        .call(|| format!("fsmount({kind}, {attributes:#x})"))
+}
+
+/// Copies directories, files and links with owner and mode, by descriptors: nothing is followed out of the tree.
+fn copy_directory(from: &OwnedFd, to: &OwnedFd) -> std::io::Result<()> {
+    use rustix::fs::{fchmod, fchown, fstat, mkdirat, openat, readlinkat, symlinkat};
+    let stat = fstat(from)?;
+    let give = |file: &OwnedFd, stat: &rustix::fs::Stat| {
+        fchown(file, Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)))?;
+        fchmod(file, Mode::from_raw_mode(stat.st_mode))
+    };
+    give(to, &stat)?;
+    for entry in rustix::fs::Dir::read_from(from)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if matches!(name.to_bytes(), b"." | b"..") {
+            continue;
+        }
+        let (read, write) = (OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::from_raw_mode(0o700));
+        match entry.file_type() {
+            FileType::Symlink => symlinkat(readlinkat(from, name, Vec::new())?, to, name)?,
+            FileType::Directory => {
+                mkdirat(to, name, write)?;
+                let made = openat(to, name, read | OFlags::DIRECTORY, Mode::empty())?;
+                copy_directory(&openat(from, name, read | OFlags::DIRECTORY, Mode::empty())?, &made)?;
+            }
+            FileType::RegularFile => {
+                let mut old = std::fs::File::from(openat(from, name, read, Mode::empty())?);
+                let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+                let mut new = std::fs::File::from(openat(to, name, flags, write)?);
+                std::io::copy(&mut old, &mut new)?;
+                give(&new.into(), &fstat(&old)?)?;
+            }
+            // Devices, sockets and pipes belong to whoever made them.
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// An empty read-only directory to cover others with.
 fn empty_directory() -> Result<OwnedFd, Trouble> {
     let options = ["ro", "nosuid", "nodev", "noexec", "size=0k", "mode=555"].map(str::to_owned);
-    new_file_system("tmpfs", &Options::parse(&options))
+    new_file_system("tmpfs", None, &Options::parse(&options))
         .trying(|| "make an empty directory for masks".to_owned())
 }
 
@@ -455,9 +692,22 @@ mod tests {
     fn options_are_sorted() {
         let options = ["nosuid", "ro", "size=64k", "newinstance", "rprivate"].map(str::to_owned);
         let parsed = Options::parse(&options);
-        assert!(parsed.read_only && !parsed.bind);
+        assert!(!parsed.bind);
         assert_eq!(parsed.data, [("size", Some("64k")), ("newinstance", None)]);
         let flags = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_RDONLY;
-        assert_eq!(parsed.attributes, flags.bits());
+        assert_eq!(parsed.own, Flags { set: flags.bits(), clear: 0 });
+        assert_eq!(parsed.propagation, MountPropagationFlags::PRIVATE | MountPropagationFlags::REC);
+    }
+
+    /// The last of two that contradict each other counts, and a leading `r` means the mounts below as well.
+    #[test]
+    fn the_last_option_counts() {
+        let options = ["ro", "rw", "rro", "nodev", "noatime", "relatime"].map(str::to_owned);
+        let parsed = Options::parse(&options);
+        let bits = |flags: MountAttrFlags| flags.bits();
+        assert_eq!(parsed.own.set, bits(MountAttrFlags::MOUNT_ATTR_NODEV));
+        let cleared = MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR__ATIME;
+        assert_eq!(parsed.own.clear, bits(cleared));
+        assert_eq!(parsed.below, Flags { set: bits(MountAttrFlags::MOUNT_ATTR_RDONLY), clear: 0 });
     }
 }

@@ -13,6 +13,9 @@ use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
+/// Gets the listener of a seccomp filter.
+pub(crate) type Told<'a> = dyn Fn(BorrowedFd<'_>) -> Result<(), Trouble> + 'a;
+
 /// A process of the spec in the form the kernel takes.
 #[derive(Debug)]
 pub(crate) struct Program {
@@ -34,6 +37,7 @@ pub(crate) struct Program {
     filter: Option<Vec<sock_filter>>,
     /// The AppArmor profile.
     profile: Option<String>,
+    filter_flags: u64,
     /// Whether supplementary groups can be set: not where `setgroups` is denied for want of mapped groups.
     set_groups: bool,
     /// The size of the terminal, if it gets one.
@@ -86,6 +90,7 @@ impl Program {
             oom_score_adj: process.oom_score_adj(),
             filter,
             profile: process.apparmor_profile().clone().filter(|profile| !profile.is_empty()),
+            filter_flags: 0,
             set_groups,
             terminal: process.terminal().unwrap_or(false).then(|| terminal_size(process)),
         })
@@ -106,6 +111,16 @@ impl Program {
         // A signal to the launcher's group is none of the container's.
         let _ = rustix::process::setsid();
         if self.terminal.is_some() { terminal::control() } else { Ok(()) }
+    }
+
+    /// The same without supplementary groups set: those of this process are kept.
+    pub(crate) fn keeping_groups(self) -> Self {
+        Self { set_groups: false, ..self }
+    }
+
+    /// The same with `SECCOMP_FILTER_FLAG_*` for its filter.
+    pub(crate) fn with_filter_flags(self, filter_flags: u64) -> Self {
+        Self { filter_flags, ..self }
     }
 
     /// Puts the standard streams in place and marks all others to be closed.
@@ -149,7 +164,7 @@ impl Program {
     }
 
     /// Sets resource limits; one that may not be raised stays where it is (see `security.md`, caps missing on hosts).
-    pub(super) fn set_limits(&self) -> Result<(), Trouble> {
+    pub(crate) fn set_limits(&self) -> Result<(), Trouble> {
         for (resource, soft, hard) in &self.rlimits {
             match sys::set_rlimit(*resource, *soft, *hard) {
                 Ok(()) => {}
@@ -166,17 +181,24 @@ impl Program {
         Ok(())
     }
 
+    /// As [`run_told`](Self::run_told), with nobody who is told of the filter.
+    pub(crate) fn run(&self) -> Result<std::convert::Infallible, Trouble> {
+        self.run_told(&|_listener| Ok(()))
+    }
+
     /// Gives up every privilege the program is not to have, changes to its directory, and executes it.
     ///
     /// The order matters: the bounding set needs `CAP_SETPCAP`, groups and ids need `CAP_SETGID` and `CAP_SETUID`, the
     /// filter needs `CAP_SYS_ADMIN` unless new privileges are ruled out; each is lost in a later line.
-    pub(super) fn run(&self) -> Result<std::convert::Infallible, Trouble> {
-        self.give_up_privileges()?;
+    ///
+    /// `told` gets the listener of the filter, if its flags ask for one.
+    pub(crate) fn run_told(&self, told: &Told<'_>) -> Result<std::convert::Infallible, Trouble> {
+        self.give_up_privileges(told)?;
         Err(self.execute())
     }
 
     /// All but the execution of the program.
-    pub(super) fn give_up_privileges(&self) -> Result<(), Trouble> {
+    pub(super) fn give_up_privileges(&self, told: &Told<'_>) -> Result<(), Trouble> {
         let privileges = || "give up privileges".to_owned();
         self.drop_bounding().trying(privileges)?;
         self.adjust_oom_score()?;
@@ -184,7 +206,7 @@ impl Program {
             super::profile::enter_at_exec(profile)?;
         }
         if !self.no_new_privileges {
-            self.install_filter()?;
+            self.install_filter(told)?;
         }
         rustix::thread::set_keep_capabilities(true)
             .call(|| "prctl(PR_SET_KEEPCAPS, 1)".to_owned())
@@ -202,7 +224,7 @@ impl Program {
             rustix::thread::set_no_new_privs(true)
                 .call(|| "prctl(PR_SET_NO_NEW_PRIVS, 1)".to_owned())
                 .trying(privileges)?;
-            self.install_filter()?;
+            self.install_filter(told)?;
         }
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(self.umask.unwrap_or(0o022)));
         Ok(())
@@ -232,9 +254,15 @@ impl Program {
             .trying(doing)
     }
 
-    fn install_filter(&self) -> Result<(), Trouble> {
+    fn install_filter(&self, told: &Told<'_>) -> Result<(), Trouble> {
         let Some(filter) = &self.filter else { return Ok(()) };
-        sys::install_filter(filter).trying(|| "install the seccomp filter".to_owned())
+        let wanted = self.filter_flags & libc::SECCOMP_FILTER_FLAG_NEW_LISTENER != 0;
+        sys::install_filter(filter, self.filter_flags)
+            .trying(|| "install the seccomp filter".to_owned())
+            .and_then(|listener| match wanted.then(|| sys::own_descriptor(listener)).flatten() {
+                Some(listener) => told(listener.as_fd()),
+                None => Ok(()),
+            })
     }
 
     /// The user may open `/dev/stdout` and `/dev/stderr` again, as programs do that log to a file of that name.
@@ -335,7 +363,8 @@ impl Program {
     }
 }
 
-fn terminal_size(process: &Process) -> (u16, u16) {
+/// Rows and columns of a process's terminal; 0 where they are not given.
+pub(crate) fn terminal_size(process: &Process) -> (u16, u16) {
     let word = |value: u64| u16::try_from(value).unwrap_or(u16::MAX);
     process.console_size().map_or((0, 0), |size| (word(size.height()), word(size.width())))
 }

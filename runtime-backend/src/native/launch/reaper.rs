@@ -45,7 +45,7 @@ fn be_first(init: &Init<'_>, report: OwnedFd) -> i32 {
         sys::close_other_than(&[report.as_fd()]);
         // Before the program runs: its signals must find somebody who listens.
         sys::block_signals();
-        init.program.give_up_privileges().map_err(Init::at_last)?;
+        init.program.give_up_privileges(&|_listener| Ok(())).map_err(Init::at_last)?;
         let _ = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable);
         sys::fork(|| be_program(init, &report))
             .call(|| "fork()".to_owned())

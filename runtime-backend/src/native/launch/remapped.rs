@@ -32,7 +32,7 @@ pub(super) fn fork(
         let made = become_root(users).trying(doing).and_then(|()| {
             // Its own entries of /proc would be those of the launcher's user, else. There is nobody yet to trace it.
             let _ = rustix::process::set_dumpable_behavior(DumpableBehavior::Dumpable);
-            sys::fork_namespaces(libc::CLONE_PARENT | namespaces, child).call(text).trying(doing)
+            sys::fork_sibling(namespaces, child).call(text).trying(doing)
         });
         let beside: Vec<BorrowedFd<'_>> = made.iter().map(|made| made.pidfd.as_fd()).collect();
         let told = serde_json::to_vec(&made.as_ref().map(drop)).unwrap_or_default();

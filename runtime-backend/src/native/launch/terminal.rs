@@ -29,17 +29,28 @@ pub(crate) struct Terminal {
 
 impl Terminal {
     /// Makes a terminal in the devpts of this process's root.
-    pub(crate) fn make(owner: Uid, (rows, columns): (u16, u16)) -> Result<Self, Trouble> {
-        let doing = || "make the container's terminal".to_owned();
-        let directory = rustix::fs::openat2(
+    pub(crate) fn make(owner: Uid, size: (u16, u16)) -> Result<Self, Trouble> {
+        let directory = openat2(
             rustix::fs::CWD,
             "/dev/pts",
             OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
             Mode::empty(),
             ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS,
         );
-        let directory = directory.call(|| "openat2(\"/dev/pts\")".to_owned()).trying(doing)?;
-        let kind = rustix::fs::fstatfs(&directory).call(|| "fstatfs(/dev/pts)".to_owned()).trying(doing)?;
+        let directory = directory
+            .call(|| "openat2(\"/dev/pts\")".to_owned())
+            .trying(|| "make the container's terminal".to_owned())?;
+        Self::make_in(&directory, owner, size)
+    }
+
+    /// Makes a terminal in what is at the container's `/dev/pts`.
+    pub(crate) fn make_in(
+        directory: &OwnedFd,
+        owner: Uid,
+        (rows, columns): (u16, u16),
+    ) -> Result<Self, Trouble> {
+        let doing = || "make the container's terminal".to_owned();
+        let kind = rustix::fs::fstatfs(directory).call(|| "fstatfs(/dev/pts)".to_owned()).trying(doing)?;
         if u64::try_from(kind.f_type) != Ok(DEVPTS_SUPER_MAGIC) {
             return Err(Trouble::new(doing(), "/dev/pts of the container is not a devpts"));
         }
@@ -47,7 +58,7 @@ impl Terminal {
         // this kind.)
         let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
         let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_XDEV | ResolveFlags::NO_SYMLINKS;
-        let master = openat2(&directory, "ptmx", flags, Mode::empty(), beneath)
+        let master = openat2(directory, "ptmx", flags, Mode::empty(), beneath)
             .call(|| "openat2(/dev/pts, \"ptmx\")".to_owned())
             .trying(doing)?;
         rustix::pty::unlockpt(&master).call(|| "ioctl(TIOCSPTLCK)".to_owned()).trying(doing)?;

@@ -117,6 +117,11 @@ impl Ranges {
     }
 }
 
+/// The first further user and group id of this user, and how many there are of each.
+pub(crate) fn further_ids() -> Option<[(u32, u32); 2]> {
+    Ranges::find().map(|Ranges { uid, gid }| [uid, gid])
+}
+
 /// Whether this is the host's own user namespace: in another one, root is an ordinary user with a new name.
 fn is_first_namespace() -> bool {
     let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();

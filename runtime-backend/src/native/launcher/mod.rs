@@ -28,7 +28,7 @@ mod worker;
 pub(crate) use extract::{Extraction, extract};
 pub use handle::Launcher;
 pub(crate) use handle::{Child, Handle, receiving_pipe, sending_pipe};
-pub(crate) use identity::Identity;
+pub(crate) use identity::{Identity, further_ids};
 pub(crate) use protocol::{
     Connection, Instead, Job, Joining, Part, PartKind, Reply, Request, Target, WrittenFile,
 };

@@ -7,15 +7,11 @@
 use super::Identity;
 use super::protocol::{Message, Reply};
 use super::serve::{self, receive_message, send_message};
-use crate::native::launch::mounts::open_bind;
 use crate::native::launch::{Trouble, Trying};
+use crate::native::own;
 use crate::native::sys::{self, Called};
-use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
-use rustix::mount::MountAttrFlags;
-use std::fs::{File, Permissions};
-use std::io;
+use rustix::fs::{Mode, OFlags};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
@@ -66,10 +62,11 @@ fn execute_again(
     let null = null.call(|| "open(\"/dev/null\")".to_owned()).trying(doing)?;
     rustix::stdio::dup2_stdin(&null).call(|| "dup2(/dev/null, 0)".to_owned()).trying(doing)?;
     rustix::stdio::dup2_stdout(&null).call(|| "dup2(/dev/null, 1)".to_owned()).trying(doing)?;
-    let program = match read_only_program() {
+    let program = match own::mounted() {
         Some(mounted) => mounted,
-        None => copied_program()
-            .map_err(|error| Trouble::new(doing(), format!("copying this program: {error}")))?,
+        None => {
+            own::copied().map_err(|error| Trouble::new(doing(), format!("copying this program: {error}")))?
+        }
     };
     rustix::io::fcntl_setfd(socket, rustix::io::FdFlags::empty())
         .call(|| "fcntl(F_SETFD)".to_owned())
@@ -83,27 +80,4 @@ fn execute_again(
         .current_dir("/")
         .exec();
     Err(Trouble::new(doing(), format!("executing this program again: {error}")))
-}
-
-/// A read-only mount of the file this process executes; `None` if its name leads elsewhere by now, as after a new build.
-fn read_only_program() -> Option<OwnedFd> {
-    let this = std::fs::metadata("/proc/self/exe").ok()?;
-    // By its name: the link itself leads to the mount in the namespace that this process has left.
-    let mounted = open_bind(&std::fs::read_link("/proc/self/exe").ok()?).ok()?;
-    let found = rustix::fs::fstat(&mounted).ok()?;
-    let read_only = MountAttrFlags::MOUNT_ATTR_RDONLY.bits().into();
-    sys::mount_set_attributes(mounted.as_fd(), read_only, false).ok()?;
-    ((found.st_dev, found.st_ino) == (this.dev(), this.ino())).then_some(mounted)
-}
-
-/// A copy of the program in memory that nobody can change.
-fn copied_program() -> io::Result<OwnedFd> {
-    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    let copy = rustix::fs::memfd_create("shakedown-launcher", flags)?;
-    let mut copy = File::from(copy);
-    io::copy(&mut File::open("/proc/self/exe")?, &mut copy)?;
-    copy.set_permissions(Permissions::from_mode(0o555))?;
-    let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
-    rustix::fs::fcntl_add_seals(&copy, seals)?;
-    Ok(copy.into())
 }

@@ -27,8 +27,16 @@ pub(crate) enum Filter {
     Rules(Box<LinuxSeccomp>),
 }
 
-/// The filter of rules as the kernel takes it; `None` if it would allow everything.
+/// The filter of rules as the kernel takes it; `None` if it would allow everything. Nobody is there to be asked.
 pub(crate) fn compile(rules: &LinuxSeccomp) -> Result<Option<Vec<sock_filter>>, Trouble> {
+    if rules.listener_path().is_some() || rules::uses_listener(rules) {
+        return Err(rules::refused("a listener (SCMP_ACT_NOTIFY) is not supported"));
+    }
+    rules::compile(rules)
+}
+
+/// The same with an agent at `listenerPath` that may be asked.
+pub(crate) fn compile_with_listener(rules: &LinuxSeccomp) -> Result<Option<Vec<sock_filter>>, Trouble> {
     rules::compile(rules)
 }
 

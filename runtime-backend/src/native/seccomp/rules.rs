@@ -20,18 +20,29 @@ struct Decision {
     otherwise: Option<u32>,
 }
 
+/// Whether a call is decided by an agent.
+pub(super) fn uses_listener(seccomp: &LinuxSeccomp) -> bool {
+    let rules = seccomp.syscalls().iter().flatten().map(LinuxSyscall::action);
+    rules.chain([seccomp.default_action()]).any(|used| used == LinuxSeccompAction::ScmpActNotify)
+}
+
+/// A filter that cannot be made.
+pub(super) fn refused(reason: &str) -> Trouble {
+    Trouble::new("make the seccomp filter", reason)
+}
+
 /// Compiles the filter; `None` if it would allow everything.
 pub(super) fn compile(seccomp: &LinuxSeccomp) -> Result<Option<Vec<sock_filter>>, Trouble> {
-    let refused = |reason: &str| Trouble::new("make the seccomp filter", reason);
-    let uses = |action| {
-        let rules = seccomp.syscalls().iter().flatten().map(LinuxSyscall::action);
-        rules.chain([seccomp.default_action()]).any(|used| used == action)
-    };
-    if uses(LinuxSeccompAction::ScmpActNotify) || seccomp.listener_path().is_some() {
-        return Err(refused("a listener (SCMP_ACT_NOTIFY) is not supported"));
+    let listened = seccomp.listener_path().is_some();
+    if uses_listener(seccomp) && !listened {
+        return Err(refused("SCMP_ACT_NOTIFY needs `listenerPath`"));
+    }
+    if seccomp.default_action() == LinuxSeccompAction::ScmpActNotify {
+        return Err(refused("with SCMP_ACT_NOTIFY for everything, no program would ever begin"));
     }
     let default = action(seccomp.default_action(), seccomp.default_errno_ret());
-    if default == libc::SECCOMP_RET_ALLOW && seccomp.syscalls().iter().flatten().next().is_none() {
+    if default == libc::SECCOMP_RET_ALLOW && !listened && seccomp.syscalls().iter().flatten().next().is_none()
+    {
         return Ok(None);
     }
     let asked = seccomp.architectures().as_deref().unwrap_or_default();
@@ -42,9 +53,17 @@ pub(super) fn compile(seccomp: &LinuxSeccomp) -> Result<Option<Vec<sock_filter>>
             continue;
         }
         let decisions = decisions(seccomp, default, numbers);
+        if native && asks(&decisions, libc::SYS_sendmsg) {
+            return Err(refused(
+                "SCMP_ACT_NOTIFY for `sendmsg` would ask the agent before it can be reached",
+            ));
+        }
         let mut body = vec![load(0)];
         if native && cfg!(target_arch = "x86_64") && !asked.contains(&Arch::ScmpArchX32) {
             body.extend([jump(JGE, X32, 0, 1), ret(libc::SECCOMP_RET_KILL_PROCESS)]);
+        }
+        if let Some(last) = newest(seccomp, default, numbers) {
+            body.extend([jump(JGT, last, 0, 1), ret(libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32)]);
         }
         body.extend(tree(&ranges(&decisions), default));
         program.extend([jump(JEQ, audit, 1, 0), statement(JA, body.len() as u32)]);
@@ -106,6 +125,24 @@ fn decisions(seccomp: &LinuxSeccomp, default: u32, numbers: Numbers) -> BTreeMap
         }
     }
     decisions
+}
+
+/// Whether a call may be asked about.
+fn asks(decisions: &BTreeMap<u32, Decision>, call: libc::c_long) -> bool {
+    let Some(decision) = u32::try_from(call).ok().and_then(|call| decisions.get(&call)) else { return false };
+    let verdicts = decision.alternatives.iter().map(|(_, verdict)| *verdict).chain(decision.otherwise);
+    verdicts.into_iter().any(|verdict| verdict == libc::SECCOMP_RET_USER_NOTIF)
+}
+
+/// The newest call that a profile knows, if it denies by default. What is newer is answered as on a kernel that does not
+/// have it, so that programs try the older one; "operation not permitted" would end them. This is what runc does.
+fn newest(seccomp: &LinuxSeccomp, default: u32, numbers: Numbers) -> Option<u32> {
+    let denies = seccomp.default_action() == LinuxSeccompAction::ScmpActErrno;
+    if !denies || default == (libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32) {
+        return None;
+    }
+    let names = seccomp.syscalls().iter().flatten().flat_map(|rule| rule.names());
+    names.filter_map(|name| numbers(name)).max()
 }
 
 /// Conditions on different arguments hold together; several on one argument are alternatives, as in runc.
@@ -234,13 +271,14 @@ mod tests {
     #[test]
     fn names_decide() {
         let program = filter(
-            r#"{"defaultAction":"SCMP_ACT_ERRNO","syscalls":[{"names":["read","no_such_call","mkdir"],"action":"SCMP_ACT_ALLOW"}]}"#,
+            r#"{"defaultAction":"SCMP_ACT_ERRNO","syscalls":[{"names":["read","no_such_call","mkdir","statx"],"action":"SCMP_ACT_ALLOW"}]}"#,
         );
         let decided = |number: libc::c_long| run(&program, NATIVE, number as u32, [0; 6]);
         assert_eq!(decided(libc::SYS_read), libc::SECCOMP_RET_ALLOW);
         assert_eq!(decided(libc::SYS_mkdirat), DENIED);
         assert_eq!(decided(libc::SYS_write), DENIED);
-        assert_eq!(decided(9999), DENIED);
+        assert_eq!(decided(libc::SYS_getpid), DENIED);
+        assert_eq!(decided(9999), 0x5_0026, "newer than all that the profile knows: ENOSYS");
         assert_eq!(run(&program, 0x28, 0, [0; 6]), libc::SECCOMP_RET_KILL_PROCESS, "another architecture");
     }
 

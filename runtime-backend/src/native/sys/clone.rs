@@ -89,14 +89,23 @@ pub(crate) fn clone_vfork<F: FnMut() -> i32>(
 /// Must be called while this process has one thread, because the child continues with a copy of its memory: a lock
 /// held by another thread would stay locked for ever.
 pub(crate) fn fork_namespaces(flags: i32, child: impl FnOnce() -> i32) -> Result<Clone, Errno> {
+    fork(flags, libc::SIGCHLD, child)
+}
+
+/// As [`fork_namespaces`], but the new process is a child of this process's parent.
+pub(crate) fn fork_sibling(flags: i32, child: impl FnOnce() -> i32) -> Result<Clone, Errno> {
+    // With CLONE_PARENT the end is signalled as the parent has chosen for this process (clone(2)).
+    fork(flags | libc::CLONE_PARENT, 0, child)
+}
+
+fn fork(flags: i32, exit_signal: i32, child: impl FnOnce() -> i32) -> Result<Clone, Errno> {
     let mut pidfd: libc::c_int = -1;
     let mut arguments = libc::clone_args {
-        flags: u64::try_from(flags | libc::CLONE_PIDFD).map_err(|_| Errno::INVAL)?,
+        flags: u64::from((flags | libc::CLONE_PIDFD) as u32),
         pidfd: (&raw mut pidfd) as u64,
         child_tid: 0,
         parent_tid: 0,
-        // A sibling has that of the process that makes it (clone(2), CLONE_PARENT).
-        exit_signal: if flags & libc::CLONE_PARENT == 0 { libc::SIGCHLD as u64 } else { 0 },
+        exit_signal: exit_signal as u64,
         stack: 0,
         stack_size: 0,
         tls: 0,

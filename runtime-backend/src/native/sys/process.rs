@@ -28,6 +28,18 @@ pub(crate) fn own_descriptor(number: i32) -> Option<OwnedFd> {
     Some(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
+/// Whether something is open under a number.
+pub(crate) fn is_open(number: u32) -> bool {
+    // SAFETY: fcntl(F_GETFD) changes nothing, and fails with EBADF on a number that is not open.
+    i32::try_from(number).is_ok_and(|number| unsafe { libc::fcntl(number, libc::F_GETFD) } >= 0)
+}
+
+/// Sets the execution domain of this process.
+pub(crate) fn personality(domain: i32) -> Result<(), Errno> {
+    // SAFETY: sets a number of this process; what programs executed later see of the machine depends on it.
+    check(unsafe { libc::personality(domain as libc::c_ulong) }.into()).map(drop)
+}
+
 /// Marks every descriptor from `first` on to be closed when a program is executed.
 pub(crate) fn close_all_from(first: u32) -> Result<(), Errno> {
     const CLOSE_RANGE_CLOEXEC: libc::c_uint = 4;
@@ -40,6 +52,11 @@ pub(crate) fn close_all_from(first: u32) -> Result<(), Errno> {
 
 /// Closes every descriptor but the standard streams and `kept`: for a process that was forked and owns nothing else.
 pub(crate) fn close_other_than(kept: &[BorrowedFd<'_>]) {
+    close_from_other_than(3, kept);
+}
+
+/// Closes every descriptor from `first` on but `kept`: for a process that was forked and owns nothing else.
+pub(crate) fn close_from_other_than(first: u32, kept: &[BorrowedFd<'_>]) {
     let mut kept: Vec<libc::c_uint> = kept.iter().map(|fd| fd.as_raw_fd() as libc::c_uint).collect();
     kept.sort_unstable();
     let close = |first: libc::c_uint, last: libc::c_uint| {
@@ -49,7 +66,8 @@ pub(crate) fn close_other_than(kept: &[BorrowedFd<'_>]) {
             unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
         }
     };
-    let mut first = 3;
+    kept.retain(|number| *number >= first);
+    let mut first = first;
     for kept in kept {
         close(first, kept.saturating_sub(1));
         first = kept + 1;
@@ -57,21 +75,51 @@ pub(crate) fn close_other_than(kept: &[BorrowedFd<'_>]) {
     close(first, libc::c_uint::MAX);
 }
 
-/// Installs a seccomp filter on this thread.
-pub(crate) fn install_filter(filter: &[libc::sock_filter]) -> Result<(), CallError> {
-    let text = || format!("seccomp(SECCOMP_SET_MODE_FILTER, 0, {{len={}}})", filter.len());
+/// Installs a seccomp filter on this thread; `flags` are `SECCOMP_FILTER_FLAG_*`. The result is the listener, if one of
+/// them asks for it.
+pub(crate) fn install_filter(filter: &[libc::sock_filter], flags: u64) -> Result<i32, CallError> {
+    let text = || format!("seccomp(SECCOMP_SET_MODE_FILTER, {flags:#x}, {{len={}}})", filter.len());
     let len = u16::try_from(filter.len()).map_err(|_| CallError { call: text(), errno: Errno::TOOBIG })?;
     let program = libc::sock_fprog { len, filter: filter.as_ptr().cast_mut() };
     // SAFETY: `program` points to `len` instructions, which the kernel copies and does not write.
     let result =
-        unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const program) };
-    check(result).map(drop).call(text)
+        unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program) };
+    check(result).map(|listener| listener as i32).call(text)
 }
 
 /// Sets attributes of a mount (`MOUNT_ATTR_*`) and cuts it off from others, and those below it if `recursive`.
 pub(crate) fn mount_set_attributes(mount: BorrowedFd<'_>, set: u64, recursive: bool) -> Result<(), Errno> {
-    let attributes =
-        libc::mount_attr { attr_set: set, attr_clr: 0, propagation: libc::MS_PRIVATE, userns_fd: 0 };
+    mount_change(mount, set, 0, libc::MS_PRIVATE, recursive)
+}
+
+/// Sets and clears attributes of a mount, and connects it with others or not (`MS_PRIVATE` and the like; 0 for as it is).
+pub(crate) fn mount_change(
+    mount: BorrowedFd<'_>,
+    set: u64,
+    clear: u64,
+    propagation: u64,
+    recursive: bool,
+) -> Result<(), Errno> {
+    let attributes = libc::mount_attr { attr_set: set, attr_clr: clear, propagation, userns_fd: 0 };
+    mount_setattr(mount, &attributes, recursive)
+}
+
+/// Shows a detached mount with other owners: as the user namespace maps them.
+pub(crate) fn mount_map_ids(
+    mount: BorrowedFd<'_>,
+    users: BorrowedFd<'_>,
+    recursive: bool,
+) -> Result<(), Errno> {
+    let attributes = libc::mount_attr {
+        attr_set: libc::MOUNT_ATTR_IDMAP,
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: u64::try_from(users.as_raw_fd()).map_err(|_| Errno::BADF)?,
+    };
+    mount_setattr(mount, &attributes, recursive)
+}
+
+fn mount_setattr(mount: BorrowedFd<'_>, attributes: &libc::mount_attr, recursive: bool) -> Result<(), Errno> {
     let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: the path is an empty C string, `attributes` is as large as is said, and the descriptor is open.
     let result = unsafe {
@@ -81,26 +129,9 @@ pub(crate) fn mount_set_attributes(mount: BorrowedFd<'_>, set: u64, recursive: b
             mount.as_raw_fd(),
             c"".as_ptr(),
             flags,
-            &raw const attributes,
+            std::ptr::from_ref(attributes),
             size,
         )
-    };
-    check(result).map(drop)
-}
-
-/// Shows the files of a detached mount, which is only one, as belonging to the ids that the user namespace has for theirs.
-pub(crate) fn mount_map_ids(mount: BorrowedFd<'_>, users: BorrowedFd<'_>) -> Result<(), Errno> {
-    let attributes = libc::mount_attr {
-        attr_set: libc::MOUNT_ATTR_IDMAP,
-        attr_clr: 0,
-        propagation: 0,
-        userns_fd: users.as_raw_fd() as u64,
-    };
-    // SAFETY: the path is an empty C string, `attributes` is as large as is said, and both descriptors are open.
-    let result = unsafe {
-        let size = std::mem::size_of::<libc::mount_attr>();
-        let (path, flags) = (c"".as_ptr(), libc::AT_EMPTY_PATH);
-        libc::syscall(libc::SYS_mount_setattr, mount.as_raw_fd(), path, flags, &raw const attributes, size)
     };
     check(result).map(drop)
 }

@@ -1,0 +1,263 @@
+//! `cargo xtask conformance`: the test suites of crun and runc on `shakedown oci`, crun and runc, side by side.
+//!
+//! The suites come from Debian's source packages, of the versions whose binary packages are compared. What crun passes
+//! and Shakedown does not is written to `target/conformance/missing.txt`.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::machine::users::{Ranges, User};
+use crate::machine::{cargo, is_root, packages, run as run_command, target_directory};
+
+/// The programs that are needed, and the Debian packages that have them.
+const PROGRAMS: &[(&str, &str)] = &[
+    ("crun", "crun"),
+    ("runc", "runc"),
+    ("bats", "bats"),
+    ("python3", "python3"),
+    ("gcc", "gcc"),
+    ("go", "golang-go"),
+    ("jq", "jq"),
+    ("gawk", "gawk"),
+    ("dpkg-source", "dpkg-dev"),
+    ("newuidmap", "uidmap"),
+    ("runuser", "util-linux"),
+];
+
+/// What the helper programs of runc's suite are built of.
+const LIBRARIES: &str = "libseccomp-dev pkg-config golang-github-containerd-console-dev golang-github-urfave-cli-dev \
+    golang-golang-x-sys-dev golang-github-cyphar-filepath-securejoin-dev golang-github-opencontainers-specs-dev \
+    golang-github-seccomp-libseccomp-golang-dev golang-github-sirupsen-logrus-dev \
+    golang-github-coreos-go-systemd-dev golang-github-godbus-dbus-dev golang-github-docker-go-units-dev";
+
+/// Fetches the sources by an apt configuration of its own, and builds what the suites need. `$1` is the directory,
+/// `$2` the busybox root file system.
+const PREPARE: &str = r#"
+set -eu
+cd "$1"
+mkdir -p apt/lists/partial apt/cache/archives/partial
+release=$(. /etc/os-release && echo "$VERSION_CODENAME")
+echo "deb-src [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian $release main" \
+    > apt/sources.list
+apt="-o Dir::Etc::SourceList=$1/apt/sources.list -o Dir::Etc::SourceParts=/dev/null -o Dir::State::Lists=$1/apt/lists \
+    -o Dir::Cache=$1/apt/cache -o APT::Get::List-Cleanup=0"
+apt-get -q $apt update
+[ -d crun ] || { apt-get -q $apt source --download-only crun; dpkg-source -x crun_*.dsc crun; }
+[ -d runc ] || { apt-get -q $apt source --download-only runc; dpkg-source -x runc_*.dsc runc; }
+: > crun/tests/config.h
+gcc -static -O1 -I crun/tests -o crun/tests/init crun/tests/init.c
+data=runc/tests/integration/testdata
+# Without the directories that the suite puts something else in the place of.
+tar -C "$2" --numeric-owner --exclude=./proc --exclude=./sys --exclude=./dev -cf "$data/busybox-$(go env GOARCH).tar.xz" .
+[ -e "$data/debian-$(go env GOARCH).tar.xz" ] || cp "$data/busybox-$(go env GOARCH).tar.xz" "$data/debian-$(go env GOARCH).tar.xz"
+mkdir -p go/src/github.com/opencontainers
+ln -sfn "$1/runc" go/src/github.com/opencontainers/runc
+export GOPATH="$1/go:/usr/share/gocode" GO111MODULE=off GOCACHE="$1/gocache"
+for helper in recvtty sd-helper seccompagent; do
+    (cd "go/src/github.com/opencontainers/runc/contrib/cmd/$helper" && go build -tags seccomp -o "$helper" .)
+done
+"#;
+
+/// Debian's crun refuses machines with both versions of control groups: it does not see the second one.
+const HIDDEN: &str = r#"exec unshare --mount sh -c '
+mount --make-rprivate /
+if [ -e /sys/fs/cgroup/unified ]; then umount -l /sys/fs/cgroup/unified; fi
+exec "$@"' sh "$@""#;
+
+/// crun's tests, each file by itself. `$1` is the runtime, `$2` the directory.
+const CRUN_SUITE: &str = r##"cd "$2"
+for file in tests/test_*.py; do
+    echo "# $(basename "$file")"
+    INIT="$2/tests/init" OCI_RUNTIME="$1" timeout 120 python3 "$file" < /dev/null || true
+done"##;
+
+/// runc's tests.
+const RUNC_SUITE: &str = r##"cd "$2/tests/integration"
+for file in *.bats; do
+    case $file in checkpoint.bats|mounts_sshfs.bats|cgroup_delegation.bats) continue;; esac
+    echo "# $file"
+    RUNC="$1" timeout 300 bats --tap "$file" < /dev/null || true
+done"##;
+
+/// What crun passes and Shakedown does not, on purpose.
+const ON_PURPOSE: [(&str, &str); 2] = [
+    ("start.py: start", "the test reads a file that crun keeps for itself"),
+    (
+        "exec.py: exec_add_no_new_privileges",
+        "a further process keeps the container's noNewPrivileges, as with runc; with crun it loses it",
+    ),
+];
+
+const RUNTIMES: [&str; 3] = ["shakedown", "crun", "runc"];
+
+/// What became of a test.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Passed,
+    Failed,
+    Skipped,
+}
+
+type Results = BTreeMap<String, Verdict>;
+
+/// The task.
+pub(crate) fn run(root: &Path, args: &[String]) -> Result<()> {
+    if let Some(arg) = args.first() {
+        bail!("`cargo xtask conformance` takes no arguments, got `{arg}`");
+    }
+    if !is_root() {
+        bail!(
+            "`cargo xtask conformance` needs root: the suites run as root and as a user\n\
+             hint: `sudo -E env PATH=$PATH cargo xtask conformance`"
+        );
+    }
+    packages::ensure(PROGRAMS)?;
+    let libraries = LIBRARIES.split_ascii_whitespace();
+    run_command(
+        Command::new("apt-get").args(["install", "-qq", "-y", "--no-install-recommends"]).args(libraries),
+    )?;
+    let user = User::ensure(Ranges::With)?;
+    // Not below the target directory, which may be out of the user's reach.
+    let place = tempfile::Builder::new().prefix("sdconformance-").tempdir_in("/var/tmp")?;
+    fs::set_permissions(place.path(), fs::Permissions::from_mode(0o755))?;
+    let runtimes = prepare(root, place.path())?;
+    let mut table = Vec::new();
+    for suite in ["crun", "crun as a user", "runc"] {
+        let results = RUNTIMES.map(|name| carry_out(suite, name, &runtimes, place.path(), &user.name));
+        let [ours, theirs, third] = results;
+        table.push((suite, [ours?, theirs?, third?]));
+    }
+    report(root, &table)
+}
+
+/// Builds everything; gives the directory with a program for each runtime.
+fn prepare(root: &Path, place: &Path) -> Result<PathBuf> {
+    let packages = ["--package=shakedown-server", "--bin=shakedown"];
+    run_command(cargo().current_dir(root).args(["build", "--locked"]).args(packages))?;
+    let runtimes = place.join("runtimes");
+    fs::create_dir(&runtimes)?;
+    let program = place.join("program");
+    fs::copy(target_directory(root).join("debug/shakedown"), &program).context("cannot copy the program")?;
+    let script = |name: &str, text: &str| -> Result<()> {
+        let path = runtimes.join(name);
+        fs::write(&path, format!("#!/bin/sh\n{text}\n"))?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).context("cannot set a mode")
+    };
+    script("shakedown", &format!("exec {} oci \"$@\"", program.display()))?;
+    script("crun", "exec /usr/bin/crun \"$@\"")?;
+    script("runc", "exec /usr/sbin/runc \"$@\"")?;
+    crate::images::run(root, &[])?;
+    let busybox = place.join("busybox");
+    let source = format!("oci:{}", fs::canonicalize(root.join("target/images/busybox"))?.display());
+    let store = place.join("store");
+    let mut unpack = Command::new(&program);
+    run_command(unpack.args(["images", "unpack", &source]).arg(&busybox).env("SHAKEDOWN_STORE", store))?;
+    run_command(Command::new("sh").args(["-c", PREPARE, "sh"]).arg(place).arg(&busybox))?;
+    Ok(runtimes)
+}
+
+fn carry_out(suite: &str, runtime: &str, runtimes: &Path, place: &Path, user: &str) -> Result<Results> {
+    println!("conformance: {suite}: {runtime}");
+    let (script, sources) = if suite == "runc" { (RUNC_SUITE, "runc") } else { (CRUN_SUITE, "crun") };
+    let mut words: Vec<String> = Vec::new();
+    if runtime == "crun" {
+        words.extend(["sh", "-c", HIDDEN, "sh"].map(str::to_owned));
+    }
+    let mut directory = place.join(sources);
+    if suite.ends_with("as a user") {
+        // The tests write where they are.
+        directory = place.join("user");
+        if !directory.exists() {
+            run_command(Command::new("cp").arg("-r").args([&place.join(sources), &directory]))?;
+        }
+        run_command(Command::new("chown").args(["-R", user]).arg(&directory))?;
+        words.extend(["runuser", "-u", user, "--"].map(str::to_owned));
+    }
+    words.extend(["sh", "-c", script, "sh"].map(str::to_owned));
+    words.push(runtimes.join(runtime).display().to_string());
+    words.push(directory.display().to_string());
+    let output = Command::new(&words[0])
+        .args(&words[1..])
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .output()
+        .with_context(|| format!("cannot run the suite of {suite}"))?;
+    Ok(parse(&String::from_utf8_lossy(&output.stdout)))
+}
+
+/// Reads what the Test Anything Protocol says, by file and name of the test.
+fn parse(text: &str) -> Results {
+    let mut file = "";
+    let mut results = Results::new();
+    for line in text.lines() {
+        if let Some(name) = line.strip_prefix("# test_").or_else(|| line.strip_prefix("# ")) {
+            file = if name.ends_with(".py") || name.ends_with(".bats") { name } else { file };
+        }
+        let (passed, rest) = match (line.strip_prefix("ok "), line.strip_prefix("not ok ")) {
+            (Some(rest), _) => (true, rest),
+            (_, Some(rest)) => (false, rest),
+            _ => continue,
+        };
+        let name = rest.trim_start_matches(|c: char| c.is_ascii_digit()).trim_start_matches([' ', '-']);
+        let (name, comment) = name.split_once('#').unwrap_or((name, ""));
+        let skipped = comment.trim_start().to_ascii_lowercase().starts_with("skip");
+        let verdict = match (passed, skipped) {
+            (_, true) => Verdict::Skipped,
+            (true, false) => Verdict::Passed,
+            (false, false) => Verdict::Failed,
+        };
+        results.insert(format!("{file}: {}", name.trim()), verdict);
+    }
+    results
+}
+
+fn report(root: &Path, table: &[(&str, [Results; 3])]) -> Result<()> {
+    println!("\n{:<16} {:<10} {:>7} {:>7} {:>7}", "suite", "runtime", "passed", "failed", "skipped");
+    let mut missing = String::new();
+    for (suite, results) in table {
+        for (runtime, results) in RUNTIMES.iter().zip(results) {
+            let count = |wanted| results.values().filter(|verdict| **verdict == wanted).count();
+            let [passed, failed, skipped] = [Verdict::Passed, Verdict::Failed, Verdict::Skipped].map(count);
+            println!("{suite:<16} {runtime:<10} {passed:>7} {failed:>7} {skipped:>7}");
+        }
+        let [ours, theirs, _] = results;
+        let lost = theirs.iter().filter(|(name, verdict)| {
+            **verdict == Verdict::Passed && ours.get(*name) != Some(&Verdict::Passed)
+        });
+        missing.extend(lost.map(|(name, _)| {
+            let reason = ON_PURPOSE.iter().find(|(test, _)| test == name);
+            let reason = reason.map_or_else(String::new, |(_, reason)| format!(" (on purpose: {reason})"));
+            format!("{suite}: {name}{reason}\n")
+        }));
+    }
+    let directory = root.join("target/conformance");
+    fs::create_dir_all(&directory)?;
+    fs::write(directory.join("missing.txt"), &missing)?;
+    println!("\npassed by crun and not by shakedown (target/conformance/missing.txt):\n{missing}");
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Both suites' way of writing is read; a test of one name in two files is two tests.
+    #[test]
+    fn protocols_are_read() {
+        let text = "# test_exec.py\n1..3\nok 1 - exec\nnot ok 2 - exec-cap\nok 3 - detach #SKIP\n# exec.bats\n\
+                    ok 1 exec\n# (in test file exec.bats, line 3)\nok 2 userns # skip test requires userns\n";
+        let expected = [
+            ("exec.bats: exec", Verdict::Passed),
+            ("exec.bats: userns", Verdict::Skipped),
+            ("exec.py: detach", Verdict::Skipped),
+            ("exec.py: exec", Verdict::Passed),
+            ("exec.py: exec-cap", Verdict::Failed),
+        ];
+        assert_eq!(parse(text), expected.map(|(name, verdict)| (name.to_owned(), verdict)).into());
+    }
+}
