@@ -146,7 +146,8 @@ fn overlay(facts: &Facts) -> Check {
         return Check::yes(name, "the kernel has it");
     }
     // It is loaded with the first mount, if this user may load it.
-    let fix = "`sudo modprobe overlay`; without it, containers' files are stacked by fuse-overlayfs or copied";
+    let fix =
+        "`sudo modprobe overlay`; without it, containers' files are stacked by fuse-overlayfs or copied";
     Check::limited(name, "not in /proc/filesystems: not loaded, or not there", fix).page(KERNEL)
 }
 

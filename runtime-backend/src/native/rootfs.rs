@@ -240,8 +240,8 @@ fn mapped(layer: &Path, users: &Users) -> Result<OwnedFd, Trouble> {
     let mount = open_tree(CWD, layer, flags).call(|| format!("open_tree({layer:?}, OPEN_TREE_CLONE)"));
     let mount = mount.trying(doing)?;
     let refused = |trouble: Trouble| {
-        let reason = "the file system of the image store has no idmapped mounts (since Linux 5.12: ext4; 5.15: btrfs; \
-             5.17: f2fs; 5.12: xfs; 6.3: tmpfs)";
+        let reason = "the file system of the image store has no idmapped mounts: ext4 and xfs have them, btrfs since \
+             Linux 5.15, f2fs since 5.18, tmpfs since 6.3";
         let unfit = trouble.call.as_ref().is_some_and(|call| call.ends_with("EINVAL"));
         Trouble { reason: unfit.then(|| reason.to_owned()), ..trouble }
     };
