@@ -1,7 +1,7 @@
 //! `cargo xtask conformance`: the test suites of crun and runc on `shakedown oci`, crun and runc, side by side.
 //!
 //! The suites come from Debian's source packages, of the versions whose binary packages are compared. What crun passes
-//! and Shakedown does not is written to `target/conformance/missing.txt`.
+//! and Shakedown does not is written to `target/conformance/missing.txt`. Arguments are names of suites; without any, all run.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -33,7 +33,8 @@ const PROGRAMS: &[(&str, &str)] = &[
 const LIBRARIES: &str = "libseccomp-dev pkg-config golang-github-containerd-console-dev golang-github-urfave-cli-dev \
     golang-golang-x-sys-dev golang-github-cyphar-filepath-securejoin-dev golang-github-opencontainers-specs-dev \
     golang-github-seccomp-libseccomp-golang-dev golang-github-sirupsen-logrus-dev \
-    golang-github-coreos-go-systemd-dev golang-github-godbus-dbus-dev golang-github-docker-go-units-dev";
+    golang-github-coreos-go-systemd-dev golang-github-godbus-dbus-dev golang-github-docker-go-units-dev golang-github-moby-sys-dev \
+    golang-github-cilium-ebpf-dev";
 
 /// Fetches the sources by an apt configuration of its own, and builds what the suites need. `$1` is the directory,
 /// `$2` the busybox root file system.
@@ -93,6 +94,7 @@ const ON_PURPOSE: [(&str, &str); 2] = [
     ),
 ];
 
+const SUITES: [&str; 3] = ["crun", "crun as a user", "runc"];
 const RUNTIMES: [&str; 3] = ["shakedown", "crun", "runc"];
 
 /// What became of a test.
@@ -107,8 +109,10 @@ type Results = BTreeMap<String, Verdict>;
 
 /// The task.
 pub(crate) fn run(root: &Path, args: &[String]) -> Result<()> {
-    if let Some(arg) = args.first() {
-        bail!("`cargo xtask conformance` takes no arguments, got `{arg}`");
+    let wanted: Vec<&str> =
+        SUITES.into_iter().filter(|suite| args.is_empty() || args.iter().any(|arg| arg == suite)).collect();
+    if wanted.len() < args.len() {
+        bail!("the arguments of `cargo xtask conformance` are suites: {SUITES:?}, got {args:?}");
     }
     if !is_root() {
         bail!(
@@ -127,7 +131,7 @@ pub(crate) fn run(root: &Path, args: &[String]) -> Result<()> {
     fs::set_permissions(place.path(), fs::Permissions::from_mode(0o755))?;
     let runtimes = prepare(root, place.path())?;
     let mut table = Vec::new();
-    for suite in ["crun", "crun as a user", "runc"] {
+    for suite in wanted {
         let results = RUNTIMES.map(|name| carry_out(suite, name, &runtimes, place.path(), &user.name));
         let [ours, theirs, third] = results;
         table.push((suite, [ours?, theirs?, third?]));

@@ -160,6 +160,8 @@ fn namespaces_of_another_container_are_joined() {
     lab.config("echo up; exec tail -f /dev/null", |_| {});
     let mut first = lab.create("first");
     assert!(first.wait().unwrap().success());
+    // Until it executes its program, an ordinary user may not look at it.
+    assert_eq!(lab.ask(&["start", "first"]), (0, String::new()));
     let pid = lab.state("first")["pid"].as_i64().unwrap();
     let root = rustix::process::geteuid().is_root();
     lab.config("readlink /proc/self/ns/uts", |config| {

@@ -71,6 +71,9 @@ pub(super) fn start(request: &Exec) -> Result<Made> {
     // A created one may be entered as well: engines look around in it before they start it.
     if !matches!(status, Status::Running | Status::Created) && !paused {
         let (id, status) = (&request.id, status.name());
+        if status == Status::Paused.name() {
+            return Err(invalid(format!("cannot exec in a paused container: `{id}`")));
+        }
         return Err(invalid(format!(
             "container not running: `{id}` is {status}, so nothing can be run in it"
         )));

@@ -144,7 +144,6 @@ impl First<'_> {
             // One that cannot be made is told of when it is to be entered.
             let _ = mounts::make_directories(root.as_fd(), process.cwd());
         }
-        mounts::make_read_only(root.as_fd(), self.read_only)?;
         self.run_create_container(root.as_fd())?;
         let wanted = self.console.zip(self.spec.process().as_ref());
         let terminal = wanted.map(|(to, process)| console::make(root.as_fd(), to, process)).transpose()?;
@@ -154,6 +153,7 @@ impl First<'_> {
                 .trying(|| "show the terminal as /dev/console".to_owned())?;
             mounts::attach(root.as_fd(), &shown, std::path::Path::new("/dev/console"))?;
         }
+        mounts::make_read_only(root.as_fd(), self.read_only)?;
         init.cover_paths()?;
         init.change_root()?;
         self.propagate()?;

@@ -179,7 +179,10 @@ impl Groups {
 
     /// Changes the limits of a running container.
     pub(super) fn change(directories: &[PathBuf], resources: &LinuxResources) -> Result<(), Trouble> {
-        for hierarchy in hierarchies() {
+        let all = hierarchies();
+        let hybrid = all.iter().any(|hierarchy| !hierarchy.v2);
+        // Beside v1, the v2 hierarchy has processes but no limits.
+        for hierarchy in all.into_iter().filter(|hierarchy| !(hybrid && hierarchy.v2)) {
             let Some(group) = directories.iter().find(|group| group.starts_with(&hierarchy.mount)) else {
                 continue;
             };

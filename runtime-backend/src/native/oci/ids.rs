@@ -61,10 +61,23 @@ fn is_single(mappings: &[LinuxIdMapping]) -> bool {
     matches!(mappings, [only] if only.size() == 1)
 }
 
-/// An ordinary user who maps one id may not set groups (user_namespaces(7)).
+/// An ordinary user who maps one id may not set groups, nor who joins a namespace in which that is denied
+/// (user_namespaces(7)).
 pub(super) fn groups_can_be_set(spec: &Spec) -> bool {
-    let gids = spec.linux().as_ref().and_then(|linux| linux.gid_mappings().as_ref());
-    rustix::process::geteuid().is_root() || !gids.is_some_and(|gids| is_single(gids))
+    if rustix::process::geteuid().is_root() {
+        return true;
+    }
+    let Some(linux) = spec.linux() else { return true };
+    let user = linux.namespaces().iter().flatten().find(|one| one.typ() == LinuxNamespaceType::User);
+    match user.and_then(|user| user.path().as_deref()) {
+        // `/proc/PID/ns/user`, and beside its directory `/proc/PID/setgroups`.
+        Some(path) => path
+            .ancestors()
+            .nth(2)
+            .and_then(|process| fs::read_to_string(process.join("setgroups")).ok())
+            .is_some_and(|text| text.trim() == "allow"),
+        None => !linux.gid_mappings().as_ref().is_some_and(|gids| is_single(gids)),
+    }
 }
 
 /// More than one's own id needs root, or the set-user-id programs of the package uidmap.
