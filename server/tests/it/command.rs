@@ -85,7 +85,8 @@ fn doctor_tells_what_works() {
         let copied = shakedown(lab, &["doctor"]).env("SHAKEDOWN_OVERLAY", "copy").output().unwrap();
         let report = text(&copied.stdout);
         if report.contains("native: works; ") {
-            let reason = "no   overlayfs: SHAKEDOWN_OVERLAY demands it: a copy of the image's files in memory";
+            let reason =
+                "no   overlayfs: SHAKEDOWN_OVERLAY demands it: a copy of the image's files in memory";
             assert!(report.contains(reason), "{report}");
         }
         let host = format!("unix://{}/none.sock", lab.path().display());

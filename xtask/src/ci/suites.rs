@@ -138,7 +138,14 @@ impl Suites<'_> {
     fn native_stacked(&self, by: &str) -> Result<()> {
         let mut command = self.in_root("cargo");
         command.env("SHAKEDOWN_DRIVER", "native").env("SHAKEDOWN_OVERLAY", by);
-        command.args(["test", "--locked", "--no-fail-fast", "--package=shakedown-tests", "--test=suite", "--"]);
+        command.args([
+            "test",
+            "--locked",
+            "--no-fail-fast",
+            "--package=shakedown-tests",
+            "--test=suite",
+            "--",
+        ]);
         run(command.args(["attacks::", "exec::", "files::", "isolation::", "options::", "reaping::"]))
     }
 

@@ -94,18 +94,7 @@ impl NativeDriver {
         let cgroups = Layout::detect();
         let (carrier, books, volumes) = (Carrier::default(), Mutex::default(), tokio::sync::Mutex::default());
         let (names, instead, place) = (Arc::default(), OnceLock::new(), directory.to_owned());
-        Ok(Self {
-            launcher,
-            store,
-            cgroups,
-            outbound,
-            names,
-            carrier,
-            books,
-            volumes,
-            instead,
-            place,
-        })
+        Ok(Self { launcher, store, cgroups, outbound, names, carrier, books, volumes, instead, place })
     }
 
     fn books(&self) -> MutexGuard<'_, Books> {

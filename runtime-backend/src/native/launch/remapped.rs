@@ -45,8 +45,7 @@ pub(super) fn fork(
     let received = receive_message(report.as_fd(), &mut told);
     let (length, beside) = received.call(|| "recvmsg()".to_owned()).trying(doing)?;
     let lost = || Trouble::new(doing(), "how far it got is not known");
-    let made: Result<(), Trouble> =
-        serde_json::from_slice(&told[..length]).unwrap_or_else(|_| Err(lost()));
+    let made: Result<(), Trouble> = serde_json::from_slice(&told[..length]).unwrap_or_else(|_| Err(lost()));
     made?;
     let pidfd = beside.into_iter().next().ok_or_else(lost)?;
     let pid = number(&pidfd).ok_or_else(lost)?;

@@ -33,8 +33,8 @@ mod talk;
 mod terminal;
 
 pub use commands::{
-    Create, Delete, Exec, Kill, create, delete, delete_matching, execute, features, kill, list, pause, processes, resume, run,
-    specification, start, state, update,
+    Create, Delete, Exec, Kill, create, delete, delete_matching, execute, features, kill, list, pause,
+    processes, resume, run, specification, start, state, update,
 };
 
 pub use own::protect_program;
