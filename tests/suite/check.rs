@@ -37,6 +37,17 @@ pub(crate) fn can(capability: &str, asked: impl FnOnce() -> GenericContainer) ->
     false
 }
 
+/// Whether containers are started by an engine, which has to withstand an attack itself. What it does is not judged: old
+/// ones do not. If so, this says it.
+pub(crate) fn is_the_engines_affair() -> bool {
+    let session = shakedown::session().blocking().unwrap_or_else(|failure| panic!("{failure}"));
+    let engine = session.driver() != "native";
+    if engine {
+        say("not tried: the engine starts containers, and answers for that");
+    }
+    engine
+}
+
 /// Why the driver cannot do `capability` here, if it cannot.
 #[track_caller]
 pub(crate) fn missing(capability: &str) -> Option<String> {

@@ -3,7 +3,7 @@
 //! A race that is lost a hundred times proves little: that a path is looked at once only is a matter of the code. What is
 //! shown here is that nothing of it is obvious, and that what loses a race fails clearly.
 
-use crate::check::{missing, say, sh};
+use crate::check::{is_the_engines_affair, missing, say, sh};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use shakedown::prelude::*;
 use std::fs;
@@ -32,6 +32,9 @@ fn exchanging<T>(one: &Path, other: &Path, work: impl FnOnce() -> T) -> T {
 /// CVE-2024-45310).
 #[test]
 fn mounts_stay_inside() -> shakedown::Result {
+    if is_the_engines_affair() {
+        return Ok(());
+    }
     let (place, canary) = (tempfile::tempdir()?, tempfile::tempdir()?);
     let (real, link) = (place.path().join("shop"), place.path().join("link"));
     fs::create_dir(&real)?;
@@ -76,6 +79,9 @@ fn masks_stay_masks() -> shakedown::Result {
 /// (CVE-2018-15664, CVE-2026-41567).
 #[test]
 fn copies_stay_inside() -> shakedown::Result {
+    if is_the_engines_affair() {
+        return Ok(());
+    }
     let canary = tempfile::tempdir()?;
     fs::write(canary.path().join("secret"), "of the host")?;
     let place = canary.path().display();

@@ -9,7 +9,7 @@
 //! It is the same launch code as the native driver's, fed from a `config.json` instead of a declaration, so that the
 //! launch code can be judged by the test suites of others, and can serve Docker and Podman as their runtime.
 //!
-//! A container's state is a directory below `--root`: `state.json`, `config.json`, and `start.sock` until it is started.
+//! A container's state is a directory below `--root`: `status`, `config.json`, and `start.sock` until it is started.
 
 mod checks;
 mod commands;

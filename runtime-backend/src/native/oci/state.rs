@@ -11,7 +11,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-/// `state.json`.
+/// `status`, as crun names it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Record {
     pub(super) oci_version: String,
@@ -95,15 +95,15 @@ impl Place {
     }
 
     pub(super) fn write(&self, record: &Record) -> Result<()> {
-        let new = self.file("state.json.new");
+        let new = self.file("status.new");
         let text = serde_json::to_vec(record).map_err(|error| self.broken(&error.into()))?;
         fs::write(&new, text)
-            .and_then(|()| fs::rename(&new, self.file("state.json")))
+            .and_then(|()| fs::rename(&new, self.file("status")))
             .map_err(|error| self.broken(&error))
     }
 
     pub(super) fn read(&self) -> Result<Record> {
-        let text = fs::read(self.file("state.json")).map_err(|error| match error.kind() {
+        let text = fs::read(self.file("status")).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => {
                 Failure::new(FailureKind::NoSuchContainer, format!("container `{}` does not exist", self.id))
             }
