@@ -2,6 +2,7 @@
 
 use crate::native::launch::Trouble;
 use oci_spec::runtime::{Linux, LinuxDeviceCgroup, LinuxDeviceType, LinuxResources};
+use rustix::event::Timespec;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -16,6 +17,9 @@ pub(super) struct Hierarchy {
     /// The group of this process in it.
     own: String,
 }
+
+/// How many milliseconds the removal of a group that is still busy is tried.
+const MOMENTS: usize = 100;
 
 /// What every container may do (OCI runtime specification, "Default Devices"): make nodes, and use the default devices and
 /// terminals.
@@ -287,8 +291,17 @@ fn remove_below(directory: &Path) {
             remove_below(&entry.path());
         }
     }
-    // One that is busy or gone is nothing that could be mended here.
-    let _ = fs::remove_dir(directory);
+    // A group is busy for a moment after its last process has ended. One that stays so is nothing that could be mended
+    // here, nor one that is gone.
+    let moment = Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
+    for _ in 0..MOMENTS {
+        match fs::remove_dir(directory) {
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
+                let _ = rustix::event::poll(&mut [], Some(&moment));
+            }
+            _ => return,
+        }
+    }
 }
 
 /// The processes in the groups, those of groups below included.
