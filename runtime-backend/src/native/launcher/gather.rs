@@ -58,10 +58,12 @@ fn processes(proc: &OwnedFd, space: u64) -> Result<Vec<i32>, Errno> {
                 inside.insert(pid);
             }
             Ok(_) => {
-                others.extend(parent(proc, pid).map(|parent| (pid, parent)));
+                others.extend(stat(proc, pid).map(|stat| (pid, stat.parent)));
             }
             // It has ended meanwhile.
             Err(Errno::NOENT | Errno::SRCH) => {}
+            // It is ending, and could not be traced.
+            Err(Errno::ACCESS) if has_ended(proc, pid) => {}
             Err(errno) => return Err(errno),
         }
     }
@@ -82,9 +84,45 @@ fn processes(proc: &OwnedFd, space: u64) -> Result<Vec<i32>, Errno> {
     Ok(all)
 }
 
-fn parent(proc: &OwnedFd, pid: i32) -> Option<i32> {
+/// Whether a process is on its way out or gone: then the kernel may refuse to show its namespaces to anybody but root.
+pub(super) fn has_ended(proc: &OwnedFd, pid: i32) -> bool {
+    /// Of the kernel: `PF_EXITING`, set before a process gives its memory up.
+    const EXITING: u32 = 4;
+    stat(proc, pid).is_none_or(|stat| stat.flags & EXITING != 0)
+}
+
+/// What the kernel says of a process.
+struct Stat {
+    parent: i32,
+    flags: u32,
+}
+
+fn stat(proc: &OwnedFd, pid: i32) -> Option<Stat> {
     let file = openat(proc, format!("{pid}/stat"), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
     let text = std::io::read_to_string(std::fs::File::from(file)).ok()?;
-    // The name, in parentheses, may contain anything.
-    text.rsplit_once(") ")?.1.split_ascii_whitespace().nth(1)?.parse().ok()
+    // The name, in parentheses, may contain anything. After it: state, parent, group, session, terminal, its group, flags.
+    let mut fields = text.rsplit_once(") ")?.1.split_ascii_whitespace().skip(1);
+    Some(Stat { parent: fields.next()?.parse().ok()?, flags: fields.nth(4)?.parse().ok()? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::process::{WaitId, WaitIdOptions, waitid};
+    use std::os::fd::AsFd as _;
+
+    /// Whoever has ended is told from those who run, also before it is waited for.
+    #[test]
+    fn who_has_ended_is_known() {
+        let proc = OwnedFd::from(std::fs::File::open("/proc").unwrap());
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        let pidfd = rustix::process::Pid::from_raw(pid).unwrap();
+        let pidfd = rustix::process::pidfd_open(pidfd, rustix::process::PidfdFlags::empty()).unwrap();
+        waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT).unwrap();
+        assert!(has_ended(&proc, pid));
+        assert!(!has_ended(&proc, i32::try_from(std::process::id()).unwrap()));
+        child.wait().unwrap();
+        assert!(has_ended(&proc, pid));
+    }
 }

@@ -1,7 +1,7 @@
 //! The launcher process: one loop over the keeper's requests and the ends of its children.
 
 use super::Identity;
-use super::files;
+use super::{files, gather};
 use super::protocol::{
     Connection, Envelope, Instead, Job, LARGEST, MOST_DESCRIPTORS, Message, Part, PartKind, Reply, Request,
     Target, WrittenFile,
@@ -162,7 +162,8 @@ impl Attached {
 struct Init {
     child: u64,
     pidfd: OwnedFd,
-    pids: OwnedFd,
+    /// Its pid namespace, unless it had ended before that was asked for.
+    pids: Option<OwnedFd>,
     namespaces: u32,
     /// Its mount namespace, if its processes are among another's and so do not end with it.
     mounts: Option<(u64, u64)>,
@@ -672,9 +673,12 @@ impl<'a> Server<'a> {
     }
 
     /// What the books need of a new first process: its pid namespace, and two more descriptors of it.
-    fn parts(&self, launched: &Clone) -> Result<(OwnedFd, [OwnedFd; 2]), Trouble> {
-        let pids = open_in(&self.proc, &format!("{}/ns/pid", launched.pid));
-        let pids = pids.trying(|| "find the container's processes".to_owned())?;
+    fn parts(&self, launched: &Clone) -> Result<(Option<OwnedFd>, [OwnedFd; 2]), Trouble> {
+        let pids = match open_in(&self.proc, &format!("{}/ns/pid", launched.pid)) {
+            // A process that has ended at once: its namespaces are shown to root alone if it could not be traced.
+            Err(_) if gather::has_ended(&self.proc, launched.pid) => None,
+            pids => Some(pids.trying(|| "find the container's processes".to_owned())?),
+        };
         Ok((pids, [duplicate(&launched.pidfd)?, duplicate(&launched.pidfd)?]))
     }
 
@@ -688,7 +692,7 @@ impl<'a> Server<'a> {
         let program = self.program(process, filter)?;
         let running =
             self.container(id)?.init.as_ref().filter(|init| self.children.contains_key(&init.child));
-        let Some(init) = running else {
+        let Some((init, pids)) = running.and_then(|init| Some((init, init.pids.as_ref()?))) else {
             return Err(Trouble::new("run a command in the container", "the container does not run"));
         };
         let [stdin, stdout, stderr, cgroups @ ..] = descriptors else {
@@ -698,7 +702,7 @@ impl<'a> Server<'a> {
         let joined = Joined {
             init: init.pidfd.as_fd(),
             namespaces: init.namespaces,
-            pids: init.pids.as_fd(),
+            pids: pids.as_fd(),
             own_pids: self.own_pids.as_fd(),
             cgroups,
         };
@@ -789,7 +793,7 @@ impl<'a> Server<'a> {
             Job::Gather { id } => {
                 let stopped = || Trouble::new("find the container's processes", "it does not run");
                 let init = self.container(id)?.init.as_ref().ok_or_else(stopped)?;
-                Roots { target: Some(&self.proc), source: Some(&init.pids), users: None }
+                Roots { target: Some(&self.proc), source: Some(init.pids.as_ref().ok_or_else(stopped)?), users: None }
             }
             Job::Digest { from, .. } => {
                 Roots { source: from.as_ref().map(own).transpose()?, ..Roots::default() }
