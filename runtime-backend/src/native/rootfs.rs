@@ -38,7 +38,7 @@ pub(crate) struct Rootfs {
     /// Where what is written ends up, where overlayfs has such a place.
     upper: Option<Upper>,
     /// The process that serves it, if the kernel does not. It ends with this.
-    _server: Option<FuseServer>,
+    server: Option<FuseServer>,
 }
 
 /// Where what is written ends up.
@@ -114,7 +114,7 @@ impl Rootfs {
             }) => by_path(layers, &upper, user_namespace, scratch)?,
             result => result?,
         };
-        Ok(Self { root, upper: Some(upper), _server: None })
+        Ok(Self { root, upper: Some(upper), server: None })
     }
 
     /// As [`mount`](Self::mount) in memory, by fuse-overlayfs.
@@ -131,13 +131,13 @@ impl Rootfs {
         let stacked = stacked::stack(&distinct(layers), scratch);
         let _ = rustix::mount::unmount(scratch, UnmountFlags::DETACH);
         let (root, server) = stacked?;
-        Ok(Self { root, upper: None, _server: Some(server) })
+        Ok(Self { root, upper: None, server: Some(server) })
     }
 
     /// An empty one in memory, into which the files are copied.
     pub(crate) fn empty() -> Result<Self, Trouble> {
         let root = new_tmpfs().trying(|| "make the container's file system".to_owned())?;
-        Ok(Self { root, upper: None, _server: None })
+        Ok(Self { root, upper: None, server: None })
     }
 
     /// A mount of the file or directory at `path` of it.
@@ -165,6 +165,17 @@ impl Rootfs {
     /// The upper layer, if overlayfs keeps one: what was written since.
     pub(crate) fn upper(&self) -> Option<&OwnedFd> {
         self.upper.as_ref().map(|upper| &upper.directory)
+    }
+
+    /// What it consists of, if all of it is descriptors: the last one that is closed takes it away.
+    pub(crate) fn into_descriptors(self) -> Vec<OwnedFd> {
+        match (self.upper, self.server) {
+            (Some(Upper { directory, work, place: Place::Memory(memory) }), None) => {
+                vec![self.root, directory, work, memory]
+            }
+            // Somebody waits for these: for the process to end, or to remove the directory.
+            _ => Vec::new(),
+        }
     }
 
     /// The mount that stays with the launcher.

@@ -244,19 +244,30 @@ impl<'a> Root<'a> {
             Err(Errno::NOENT) => {}
             found => return found,
         }
-        let mut made = PathBuf::new();
-        for component in path.parent().into_iter().flat_map(Path::components) {
-            made.push(component);
-            self.make_directory(&made)?;
-        }
-        if directory {
-            self.make_directory(path)?;
-        } else {
-            let (parent, name) = self.parent(path)?;
+        let (parent, name) = match self.parent(path) {
+            Err(Errno::NOENT) => {
+                let mut made = PathBuf::new();
+                for component in path.parent().into_iter().flat_map(Path::components) {
+                    made.push(component);
+                    self.make_directory(&made)?;
+                }
+                self.parent(path)?
+            }
+            found => found?,
+        };
+        if !directory {
             let flags = OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-            rustix::fs::openat(&parent, name, flags, Mode::from_raw_mode(0o644))?;
+            return rustix::fs::openat(&parent, name, flags, Mode::from_raw_mode(0o644));
         }
-        self.open(path, OFlags::PATH | OFlags::CLOEXEC)
+        match rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o755)) {
+            Ok(()) => {
+                let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                rustix::fs::openat(&parent, name, flags, Mode::empty())
+            }
+            // A link that leads nowhere.
+            Err(Errno::EXIST) => Err(Errno::NOENT),
+            Err(errno) => Err(errno),
+        }
     }
 
     fn make_directory(&self, path: &Path) -> Result<(), Errno> {

@@ -37,9 +37,16 @@ pub(super) fn write(root: &OwnedFd, file: &WrittenFile) -> Result<(), Trouble> {
     // link that an image ships there is replaced, not followed.
     let mut beside = std::ffi::OsString::from(".shakedown-");
     beside.push(name);
-    let _ = rustix::fs::unlinkat(&directory, &beside, rustix::fs::AtFlags::empty());
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let fd = rustix::fs::openat(&directory, &beside, flags, Mode::from_raw_mode(0o644))
+    let make = || rustix::fs::openat(&directory, &beside, flags, Mode::from_raw_mode(0o644));
+    let made = match make() {
+        Err(Errno::EXIST) => {
+            let _ = rustix::fs::unlinkat(&directory, &beside, rustix::fs::AtFlags::empty());
+            make()
+        }
+        made => made,
+    };
+    let fd = made
         .call(|| format!("openat({beside:?}, O_CREAT|O_EXCL)"))
         .trying(doing)?;
     File::from(fd)

@@ -167,6 +167,9 @@ struct Init {
     namespaces: u32,
     /// Its mount namespace, if its processes are among another's and so do not end with it.
     mounts: Option<(u64, u64)>,
+    /// Its mount namespace as long as it runs: else the kernel would unmount everything in there before it tells that
+    /// the process has ended.
+    mounted: Option<OwnedFd>,
 }
 
 /// What a container is started with.
@@ -337,8 +340,10 @@ impl<'a> Server<'a> {
         let code = status.as_ref().and_then(rustix::process::WaitIdStatus::exit_status);
         let code = code.unwrap_or_else(|| 128 + signal.unwrap_or(0));
         self.has_left(number, code);
-        let own = self.containers.values().filter_map(|container| container.init.as_ref());
-        if let Some(mounts) = own.filter(|init| init.child == number).find_map(|init| init.mounts) {
+        let mut own = self.containers.values_mut().filter_map(|container| container.init.as_mut());
+        let init = own.find(|init| init.child == number);
+        let (mounts, mounted) = init.map_or((None, None), |init| (init.mounts, init.mounted.take()));
+        if let Some(mounts) = mounts {
             share::kill_all(&self.proc, mounts);
         }
         let _ = send(self.socket, &Message::Exited { child: number, code, signal }, &[]);
@@ -346,10 +351,12 @@ impl<'a> Server<'a> {
             let is_init = container.init.as_ref().is_some_and(|init| init.child == number);
             Some((id.clone(), container.removal.filter(|_| is_init)?))
         });
+        let mut left: Vec<OwnedFd> = mounted.into_iter().collect();
         if let Some((id, seq)) = removed {
-            self.forget(&id);
-            let _ = send(self.socket, &Message::Reply { seq, reply: Reply::Done }, &[]);
+            left.extend(self.forget(&id));
+            self.reply(seq, done());
         }
+        self.networks.let_go(left);
     }
 
     /// Answers the request for which this child took a container from a network, if it did.
@@ -367,7 +374,10 @@ impl<'a> Server<'a> {
 
     fn answer(&mut self, Envelope { seq, request }: Envelope, descriptors: Vec<OwnedFd>) {
         let answer = match request {
-            Request::Remove { id } => self.remove(&id, seq),
+            Request::Remove { id } => {
+                self.remove(&id, seq);
+                None
+            }
             Request::LeaveNetwork { id, key, outbound } => self.leave_network(&id, &key, outbound, seq),
             Request::Exec { id, process, filter } => match self.exec(&id, &process, filter, &descriptors) {
                 Ok(joining) => {
@@ -618,7 +628,8 @@ impl<'a> Server<'a> {
         let namespaces = joined_namespaces(spec.linux().as_ref());
         // From here on nothing fails: a process that nobody knew of could not be taken away.
         let (pids, [kept, told]) = self.parts(&launched).inspect_err(|_| put_down(&launched))?;
-        let mounts = share::mount_namespace(&self.proc, launched.pid).unwrap_or_default();
+        let mounted = open_in(&self.proc, &format!("{}/ns/mnt", launched.pid)).ok();
+        let mounts = mounted.as_ref().and_then(share::identity).unwrap_or_default();
         let child = self.adopt(launched);
         if let Some(container) = self.containers.get_mut(id) {
             container.inner = Some(inner);
@@ -628,6 +639,7 @@ impl<'a> Server<'a> {
                 pids,
                 namespaces,
                 mounts: share::has_others_pids(spec).then_some(mounts),
+                mounted,
             });
         }
         Ok((Reply::Started { child }, vec![told]))
@@ -744,28 +756,36 @@ impl<'a> Server<'a> {
     }
 
     /// Kills the container; the answer, if it cannot be given before the last process is gone, comes then.
-    fn remove(&mut self, id: &str, seq: u64) -> Option<Answer> {
-        let Some(container) = self.containers.get_mut(id) else {
-            self.forget(id);
-            return Some(done());
-        };
-        let running = container.init.as_ref().filter(|init| self.children.contains_key(&init.child));
-        if let Some(init) = running {
-            let _ = rustix::process::pidfd_send_signal(&init.pidfd, Signal::KILL);
-            container.removal = Some(seq);
-            return None;
+    fn remove(&mut self, id: &str, seq: u64) {
+        if let Some(container) = self.containers.get_mut(id) {
+            let running = container.init.as_ref().filter(|init| self.children.contains_key(&init.child));
+            if let Some(init) = running {
+                let _ = rustix::process::pidfd_send_signal(&init.pidfd, Signal::KILL);
+                container.removal = Some(seq);
+                return;
+            }
         }
-        self.forget(id);
-        Some(done())
+        let left = self.forget(id);
+        self.reply(seq, done());
+        self.networks.let_go(left);
     }
 
-    /// Forgets a container, and the roots that were mounted for it alone.
-    fn forget(&mut self, id: &str) {
+    /// Forgets a container, and the roots that were mounted for it alone. What is returned is all that is left of it: its
+    /// files, which nobody can reach.
+    fn forget(&mut self, id: &str) -> Vec<OwnedFd> {
         let below = format!("{id}/");
         self.containers.retain(|other, _| !other.starts_with(&below));
-        if let Some(Container { network: Attached::Own(network), .. }) = self.containers.remove(id) {
+        let Some(Container { network, rootfs, inner, .. }) = self.containers.remove(id) else {
+            return Vec::new();
+        };
+        if let Attached::Own(network) = network {
             self.networks.leave(&network);
         }
+        let mut left = rootfs.into_descriptors();
+        if !left.is_empty() {
+            left.extend(inner);
+        }
+        left
     }
 
     /// The files that a job works on.

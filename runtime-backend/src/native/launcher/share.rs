@@ -115,6 +115,12 @@ pub(super) fn mount_namespace(proc: &OwnedFd, pid: i32) -> Option<(u64, u64)> {
     Some((stat.st_dev, stat.st_ino))
 }
 
+/// The same of an opened one.
+pub(super) fn identity(namespace: &OwnedFd) -> Option<(u64, u64)> {
+    let stat = rustix::fs::fstat(namespace).ok()?;
+    Some((stat.st_dev, stat.st_ino))
+}
+
 /// Kills every process in this mount namespace, until there is none: what a container leaves among the processes of
 /// another one.
 pub(super) fn kill_all(proc: &OwnedFd, namespace: (u64, u64)) {

@@ -1,11 +1,14 @@
-//! Makes network namespaces ahead of time, in a process of its own beside the launcher.
+//! Makes network namespaces ahead of time and lets go of the files of removed containers, in a process of its own beside
+//! the launcher.
 //!
-//! To make one with its rules takes the kernel about a millisecond, as long as the rest of the launcher's work for a
-//! container. So it is done while the launcher does that rest, and on another processor.
+//! To make a namespace with its rules takes the kernel about a millisecond, as long as the rest of the launcher's work for
+//! a container; to unmount what was a container's root takes half of that, most of it waiting. So both are done while the
+//! launcher does that rest, and on another processor.
 //!
 //! ```text
 //! launcher ── a byte: what kind ──► maker
 //! launcher ◄── the namespace, its sockets ── maker
+//! launcher ── a byte: let go, the descriptors ──► maker
 //! ```
 
 use super::namespace::{Kind, Prepared, new_namespace};
@@ -17,6 +20,9 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::Signal;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// Asks for nothing but that what comes beside is closed.
+const LET_GO: u8 = u8::MAX;
 
 /// The process, as the launcher has it. It is in the launcher's pid namespace, so it never outlives it.
 #[derive(Debug)]
@@ -51,6 +57,12 @@ impl Maker {
             self.asked = Some(kind);
         }
         Ok(())
+    }
+
+    /// Has what is not needed any more closed. Fails when it is gone.
+    pub(super) fn let_go(&self, descriptors: &[OwnedFd]) -> Result<(), Errno> {
+        let beside: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
+        send_message(self.socket.as_fd(), &[LET_GO], &beside)
     }
 
     /// The namespace that was asked for, if it is finished. Fails when the process is gone.
@@ -88,6 +100,8 @@ fn run(socket: BorrowedFd<'_>, home: BorrowedFd<'_>) -> i32 {
     loop {
         match receive_message(socket, &mut asked) {
             Ok((0, _)) => return 0,
+            // The descriptors that came beside are closed here.
+            Ok(_) if asked[0] == LET_GO => continue,
             Ok(_) => {}
             Err(_) => return 1,
         }

@@ -401,6 +401,14 @@ impl Networks {
         }
     }
 
+    /// Closes what a removed container had, which nobody needs to wait for.
+    pub(crate) fn let_go(&mut self, descriptors: Vec<OwnedFd>) {
+        let refused = |maker: &Maker| maker.let_go(&descriptors).is_err();
+        if !descriptors.is_empty() && self.maker.as_ref().is_some_and(refused) {
+            self.maker = None;
+        }
+    }
+
     fn take_made(&mut self) {
         match self.maker.as_mut().map(Maker::take) {
             Some(Ok(Some(made))) => self.spare = Some(made),
