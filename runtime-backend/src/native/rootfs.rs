@@ -16,6 +16,7 @@ use rustix::mount::{
     fsconfig_create, fsconfig_set_fd, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount,
     open_tree,
 };
+use std::cell::RefCell;
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -35,6 +36,8 @@ enum Lower<'a> {
 pub(crate) struct Rootfs {
     /// A detached mount of it.
     root: OwnedFd,
+    /// Another one, from which copies are made where the kernel copies attached mounts only.
+    seed: RefCell<Option<OwnedFd>>,
     /// Where what is written ends up, where overlayfs has such a place.
     upper: Option<Upper>,
     /// The process that serves it, if the kernel does not. It ends with this.
@@ -114,7 +117,11 @@ impl Rootfs {
             }) => by_path(layers, &upper, user_namespace, scratch)?,
             result => result?,
         };
-        Ok(Self { root, upper: Some(upper), server: None })
+        Ok(Self::of(root, Some(upper), None))
+    }
+
+    fn of(root: OwnedFd, upper: Option<Upper>, server: Option<FuseServer>) -> Self {
+        Self { root, seed: RefCell::new(None), upper, server }
     }
 
     /// As [`mount`](Self::mount) in memory, by fuse-overlayfs.
@@ -131,35 +138,27 @@ impl Rootfs {
         let stacked = stacked::stack(&distinct(layers), scratch);
         let _ = rustix::mount::unmount(scratch, UnmountFlags::DETACH);
         let (root, server) = stacked?;
-        Ok(Self { root, upper: None, server: Some(server) })
+        Ok(Self::of(root, None, Some(server)))
     }
 
     /// An empty one in memory, into which the files are copied.
     pub(crate) fn empty() -> Result<Self, Trouble> {
         let root = new_tmpfs().trying(|| "make the container's file system".to_owned())?;
-        Ok(Self { root, upper: None, server: None })
+        Ok(Self::of(root, None, None))
     }
 
     /// A mount of the file or directory at `path` of it.
     pub(crate) fn part(&self, path: &Path, scratch: &Path) -> Result<OwnedFd, Trouble> {
         let doing = || format!("mount `{}` of another root", path.display());
         let text = || format!("open_tree({path:?}, OPEN_TREE_CLONE|AT_EMPTY_PATH)");
-        let find = || resolve(self.root.as_fd(), path, OFlags::PATH | OFlags::CLOEXEC);
-        let found = find().call(|| format!("openat2({path:?})")).trying(doing)?;
-        match clone_mount(found.as_fd()) {
+        let find = |root: BorrowedFd<'_>| resolve(root, path, OFlags::PATH | OFlags::CLOEXEC);
+        let found = find(self.root.as_fd()).call(|| format!("openat2({path:?})")).trying(doing)?;
+        let copied = match clone_mount(found.as_fd()) {
             // Linux before 6.15 copies attached mounts only.
-            Err(Errno::INVAL) => {
-                let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-                let moved = move_mount(&self.root, "", CWD, scratch, flags);
-                let copied = moved.and_then(|()| {
-                    let copied = find().and_then(|found| clone_mount(found.as_fd()));
-                    let _ = rustix::mount::unmount(scratch, UnmountFlags::DETACH);
-                    copied
-                });
-                copied.call(text).trying(doing)
-            }
-            result => result.call(text).trying(doing),
-        }
+            Err(Errno::INVAL) => self.copy_attached(scratch, |root| clone_mount(find(root)?.as_fd())),
+            result => result,
+        };
+        copied.call(text).trying(doing)
     }
 
     /// The upper layer, if overlayfs keeps one: what was written since.
@@ -171,7 +170,7 @@ impl Rootfs {
     pub(crate) fn into_descriptors(self) -> Vec<OwnedFd> {
         match (self.upper, self.server) {
             (Some(Upper { directory, work, place: Place::Memory(memory) }), None) => {
-                vec![self.root, directory, work, memory]
+                [self.root, directory, work, memory].into_iter().chain(self.seed.into_inner()).collect()
             }
             // Somebody waits for these: for the process to end, or to remove the directory.
             _ => Vec::new(),
@@ -188,17 +187,28 @@ impl Rootfs {
         let doing = || "mount the container's file system a second time".to_owned();
         let copied = match clone_mount(self.root.as_fd()) {
             // Linux before 6.15 copies attached mounts only.
-            Err(Errno::INVAL) => {
-                let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-                move_mount(&self.root, "", CWD, scratch, flags).and_then(|()| {
-                    let copied = clone_mount(self.root.as_fd());
-                    let _ = rustix::mount::unmount(scratch, UnmountFlags::DETACH);
-                    copied
-                })
-            }
+            Err(Errno::INVAL) => self.copy_attached(scratch, clone_mount),
             result => result,
         };
         copied.call(|| "open_tree(root, \"\", OPEN_TREE_CLONE|AT_EMPTY_PATH)".to_owned()).trying(doing)
+    }
+
+    /// What `copy` makes of it while it is attached for a moment.
+    ///
+    /// A mount that was attached once can be used by its descriptor, but not be attached again. So each time it leaves
+    /// a copy for the next.
+    fn copy_attached(
+        &self,
+        scratch: &Path,
+        copy: impl FnOnce(BorrowedFd<'_>) -> Result<OwnedFd, Errno>,
+    ) -> Result<OwnedFd, Errno> {
+        let mut seed = self.seed.borrow_mut();
+        let root = seed.as_ref().unwrap_or(&self.root).as_fd();
+        move_mount(root, "", CWD, scratch, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
+        let (next, copied) = (clone_mount(root), copy(root));
+        let _ = rustix::mount::unmount(scratch, UnmountFlags::DETACH);
+        *seed = Some(next?);
+        copied
     }
 }
 
