@@ -3,6 +3,7 @@
 //! A container has a group for it from its first pause on, if it is not in one already for its limits. On a machine with
 //! both versions of control groups the unified hierarchy is preferred: what is frozen there can still be killed.
 
+use super::group::{remove_group, remove_session};
 use super::place::{FREEZER, MountLine, Place, Surroundings, mounts, own_path};
 use super::{Layout, group_name};
 use crate::wait::{Poll, poll};
@@ -130,8 +131,8 @@ impl Drop for Freezing {
             return;
         }
         // What cannot be removed yet is removed by the sweep of the next session.
-        let _ = fs::remove_dir(&self.directory);
-        let _ = self.directory.parent().map(fs::remove_dir);
+        let _ = remove_group(&self.directory);
+        remove_session(&self.directory);
     }
 }
 

@@ -8,9 +8,14 @@ use std::fs;
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 /// Deeper than any manager of services nests its groups.
 const DEEPEST: usize = 12;
+
+/// Held while a session's group is made and its first container's in it, and while it is removed. One that is removed in
+/// between and made anew would hand no controllers down.
+static SESSIONS: Mutex<()> = Mutex::new(());
 
 /// The groups of one container, removed when dropped (which has to be after its last process has ended).
 #[derive(Debug, Default)]
@@ -45,6 +50,7 @@ impl Cgroup {
         id: &str,
     ) -> Written {
         let session = base.join(super::group_name(session));
+        let _steady = SESSIONS.lock();
         if v2 {
             self.add_v2(controller, base, &session, id)
         } else {
@@ -102,7 +108,7 @@ impl Cgroup {
         }
         let number = number.unwrap_or(0);
         let file = group.path.join(setting.files[number]);
-        fs::write(&file, &setting.values[number.min(setting.values.len() - 1)]).map_err(at(&file))
+        write_existing(&file, &setting.values[number.min(setting.values.len() - 1)]).map_err(at(&file))
     }
 
     /// Takes the quota of processor time back, which the kernel has found valid: a process that is being set up would
@@ -149,10 +155,15 @@ impl Drop for Cgroup {
         for group in &self.directories {
             // What cannot be removed yet is removed by the sweep of the next session.
             let _ = remove_group(&group.path);
-            // The session's own group goes with the last container that has limits.
-            let _ = group.path.parent().map(fs::remove_dir);
+            remove_session(&group.path);
         }
     }
+}
+
+/// The session's own group goes with the last container that has one.
+pub(super) fn remove_session(group: &Path) {
+    let _steady = SESSIONS.lock();
+    let _ = group.parent().map(fs::remove_dir);
 }
 
 fn make(directory: &Path) -> Written {
@@ -173,16 +184,30 @@ fn inherit_cpuset(above: &Path, directory: &Path) -> Written {
     Ok(())
 }
 
-/// Writes to a file that is there: in a control group none can be made, elsewhere none is.
+/// Writes to a file that is there: in a control group none can be made, which the kernel tells as if a right were missing
+/// (EACCES), and elsewhere none is.
 fn write_existing(file: &Path, text: &str) -> io::Result<()> {
     fs::OpenOptions::new().write(true).open(file)?.write_all(text.as_bytes())
 }
 
-fn remove_group(path: &Path) -> io::Result<()> {
-    match fs::remove_dir(path) {
+/// Removes a group with those that the container has made in it, as one may that is privileged.
+pub(super) fn remove_group(path: &Path) -> io::Result<()> {
+    let remove = || match fs::remove_dir(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,
-    }
+    };
+    remove().or_else(|_busy| {
+        below(path).iter().try_for_each(|group| remove_group(group))?;
+        remove()
+    })
+}
+
+/// The groups right below one.
+fn below(path: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(path).into_iter().flatten().flatten();
+    // `file_type` does not follow links: `cpu` is a link to `cpu,cpuacct` on some machines.
+    let groups = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    groups.map(|entry| entry.path()).collect()
 }
 
 /// Removes groups of this name and what is in them, below a directory.
@@ -191,24 +216,20 @@ pub(super) fn sweep_below(directory: &Path, name: &str, swept: &mut io::Result<(
 }
 
 fn sweep_at(directory: &Path, name: &str, depth: usize, swept: &mut io::Result<()>) {
-    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
-    // `file_type` does not follow links: `cpu` is a link to `cpu,cpuacct` on some machines.
-    for entry in entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
-        if entry.file_name() == name {
-            let inner = fs::read_dir(entry.path()).into_iter().flatten().flatten();
-            let groups = inner.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
-            let remove = |group: fs::DirEntry| {
+    for group in below(directory) {
+        if group.file_name().is_some_and(|own| own == name) {
+            let remove = |group: &PathBuf| {
                 // A frozen process of version 1 does not end before it goes on.
-                let _ = write_existing(&group.path().join("freezer.state"), "THAWED");
-                remove_group(&group.path())
+                let _ = write_existing(&group.join("freezer.state"), "THAWED");
+                remove_group(group)
             };
-            let removed = groups.map(remove).fold(Ok(()), io::Result::and);
-            let removed = removed.and_then(|()| remove_group(&entry.path()));
+            let removed = below(&group).iter().map(remove).fold(Ok(()), io::Result::and);
+            let removed = removed.and_then(|()| remove_group(&group));
             if swept.is_ok() {
                 *swept = removed;
             }
         } else if depth > 0 {
-            sweep_at(&entry.path(), name, depth - 1, swept);
+            sweep_at(&group, name, depth - 1, swept);
         }
     }
 }
@@ -224,10 +245,35 @@ mod tests {
         let dead = root.path().join("user.slice/session-7.scope/shakedown-run-1");
         let other = root.path().join("user.slice/shakedown-run-2/redis");
         fs::create_dir_all(dead.join("redis")).unwrap();
+        fs::create_dir_all(dead.join("systemd/init.scope/deeper")).unwrap();
         fs::create_dir_all(&other).unwrap();
         let mut swept = Ok(());
         sweep_below(root.path(), "shakedown-run-1", &mut swept);
         swept.unwrap();
         assert!(!dead.exists() && other.exists());
+    }
+
+    /// A privileged container may make groups in its own, which go with it.
+    #[test]
+    fn a_container_leaves_no_groups() {
+        let root = tempfile::tempdir().unwrap();
+        let mut cgroup = Cgroup::default();
+        cgroup.add("freezer", root.path(), true, "run-1", "systemd").unwrap();
+        let group = cgroup.group("freezer").unwrap().path.clone();
+        fs::create_dir_all(group.join("system.slice/cron.service")).unwrap();
+        fs::create_dir(group.join("init.scope")).unwrap();
+        drop(cgroup);
+        assert_eq!(fs::read_dir(root.path()).unwrap().count(), 0);
+    }
+
+    /// A limit that the kernel does not have is told as such, and not as a missing right.
+    #[test]
+    fn a_limit_without_its_file_is_not_there() {
+        let root = tempfile::tempdir().unwrap();
+        let mut cgroup = Cgroup::default();
+        cgroup.add("freezer", root.path(), true, "run-1", "box").unwrap();
+        let setting = Setting { files: &["cpu.max"], values: vec!["max".to_owned()], optional: false };
+        let (_, error) = cgroup.set("freezer", &setting).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
     }
 }
