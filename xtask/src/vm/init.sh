@@ -15,7 +15,7 @@ $B rm -rf /root/usr/lib/modules /root/etc/fstab; $B mkdir -p /root/usr/lib/modul
 $B ln -s "$dir/kernel/lib/modules/$release" "/root/usr/lib/modules/$release"
 $B mkdir -p /root/proc /root/sys /root/dev /root/run
 for place in proc sys dev; do $B mount --move /$place /root/$place; done
-$B mount -t tmpfs run /root/run
+$B mount -t tmpfs -o size=80% run /root/run
 # Else systemd empties /tmp as it starts, and the sources may be there.
 $B mkdir -p /root/etc/tmpfiles.d; : > /root/etc/tmpfiles.d/tmp.conf
 $B echo "[Unit]
@@ -27,7 +27,7 @@ ExecStart=/bin/bash $dir/guest.sh
 StandardOutput=tty
 StandardError=tty
 TTYPath=/dev/ttyS0
-TimeoutStartSec=infinity" > /root/etc/systemd/system/shakedown-vm.service
+TimeoutStartSec=infinity" > /root/etc/systemd/system/vm-suite.service
 # systemd takes a machine with this file for a container, which has no command line of the kernel.
 $B rm -f /root/.dockerenv
 exec $B switch_root /root $job

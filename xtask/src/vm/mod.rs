@@ -1,7 +1,8 @@
 //! `cargo xtask vm`: the suite on another kernel than this machine's, in a virtual machine that boots this machine's root.
 //!
 //! It is emulated, so it runs anywhere, and slowly; what it is for are cgroup v2 alone and the fall-backs of older
-//! kernels. Nothing of the host is written: its root is exported read-only.
+//! kernels. Nothing of the host is written: its root is exported read-only. The suite runs as root, as an ordinary user
+//! of systemd, or as one who has no systemd and was given a control group.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
@@ -20,19 +21,31 @@ const KERNEL: &str = "linux-image-amd64";
 /// What is tried if nothing is named: what depends on the kernel most.
 const FILTERS: [&str; 4] = ["limits::", "exec::", "networks::", "isolation::"];
 /// How long the machine may run.
-const SECONDS: &str = "1500";
+const SECONDS: &str = "3600";
 /// What the first root file system needs to reach the host's.
 const MODULES: [&str; 4] = ["9p", "9pnet_virtio", "overlay", "virtio_pci"];
+
+/// Who runs the suite.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Who {
+    Root,
+    /// An ordinary user, as after a login by ssh: systemd is asked for a control group.
+    Login,
+    /// An ordinary user without systemd, in a control group that root has handed over.
+    Delegated,
+}
 
 /// What is asked for.
 #[derive(Debug)]
 struct Asked {
     kernel: String,
-    user: bool,
+    who: Who,
+    /// Whether the tests of `shakedown oci` run in the suite's place.
+    oci: bool,
     filters: Vec<String>,
 }
 
-/// Runs the task: `[--kernel PACKAGE] [--user] [FILTER…]`.
+/// Runs the task: `[--kernel PACKAGE] [--user | --delegated] [--oci] [FILTER…]`.
 pub(crate) fn run(root: &Path, arguments: &[String]) -> Result<()> {
     let asked = parse(arguments)?;
     ensure(&[
@@ -45,31 +58,36 @@ pub(crate) fn run(root: &Path, arguments: &[String]) -> Result<()> {
     fs::create_dir_all(&directory)?;
     let kernel = kernel(&directory, &asked.kernel)?;
     initial_root(&directory, &kernel)?;
-    let user = asked.user.then(|| User::ensure(Ranges::With)).transpose()?;
+    let user = (asked.who != Who::Root).then(|| User::ensure(Ranges::With)).transpose()?;
+    // The machine goes on reading it after cargo has built another.
+    let copy = directory.join("suite");
+    fs::copy(suite(root, asked.oci)?, &copy).context("the suite could not be copied")?;
     let settings = format!(
         "ROOT={}\nSUITE={}\nFILTERS={:?}\nUSER_NAME={}\n",
         root.display(),
-        suite(root)?.display(),
+        copy.display(),
         asked.filters.join(" "),
         user.as_ref().map_or("", |user| &user.name),
     );
     fs::write(directory.join("settings"), settings)?;
     fs::write(directory.join("guest.sh"), include_str!("guest.sh"))?;
-    boot(&directory, &kernel, asked.user)
+    boot(&directory, &kernel, asked.who == Who::Login)
 }
 
 fn parse(arguments: &[String]) -> Result<Asked> {
-    let mut asked = Asked { kernel: KERNEL.to_owned(), user: false, filters: Vec::new() };
+    let mut asked = Asked { kernel: KERNEL.to_owned(), who: Who::Root, oci: false, filters: Vec::new() };
     let mut arguments = arguments.iter();
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--kernel" => asked.kernel.clone_from(arguments.next().context("--kernel needs a package")?),
-            "--user" => asked.user = true,
+            "--user" => asked.who = Who::Login,
+            "--delegated" => asked.who = Who::Delegated,
+            "--oci" => asked.oci = true,
             option if option.starts_with('-') => bail!("there is no option `{option}`"),
             filter => asked.filters.push(filter.to_owned()),
         }
     }
-    if asked.filters.is_empty() {
+    if asked.filters.is_empty() && !asked.oci {
         asked.filters = FILTERS.map(str::to_owned).into();
     }
     Ok(asked)
@@ -121,13 +139,16 @@ fn initial_root(directory: &Path, release: &str) -> Result<()> {
     run_command(Command::new("sh").current_dir(&place).args(["-c", pack]))
 }
 
-/// The executable of the suite, built if need be.
-fn suite(root: &Path) -> Result<PathBuf> {
-    let arguments = ["test", "--no-run", "-p", "shakedown-tests", "--message-format=json-render-diagnostics"];
-    let messages = output_of(cargo().current_dir(root).args(arguments))?;
+/// The executable of the suite, or of the tests of `shakedown oci`, built if need be.
+fn suite(root: &Path, oci: bool) -> Result<PathBuf> {
+    let (package, name) = if oci { ("shakedown-server", "oci") } else { ("shakedown-tests", "suite") };
+    let arguments = ["test", "--no-run", "-p", package, "--test", name];
+    let mut build = cargo();
+    build.current_dir(root).args(arguments).arg("--message-format=json-render-diagnostics");
+    let messages = output_of(&mut build)?;
     let mut executables = messages.lines().filter_map(|line| {
         let message: serde_json::Value = serde_json::from_str(line).ok()?;
-        let is_suite = message["target"]["name"] == "suite";
+        let is_suite = message["target"]["name"] == name;
         Some(PathBuf::from(message["executable"].as_str().filter(|_| is_suite)?))
     });
     executables.next_back().context("cargo built no suite")
@@ -137,13 +158,17 @@ fn suite(root: &Path) -> Result<PathBuf> {
 fn boot(directory: &Path, release: &str, systemd: bool) -> Result<()> {
     let place = directory.display();
     let job = if systemd { "/lib/systemd/systemd".to_owned() } else { format!("{place}/guest.sh") };
-    let unit = "systemd.unit=shakedown-vm.service systemd.unified_cgroup_hierarchy=1";
+    let unit = "systemd.unit=vm-suite.service systemd.unified_cgroup_hierarchy=1";
     // An emulated timer is late on a busy machine, which the kernel takes for a broken one.
     let line = format!("console=ttyS0 quiet panic=-1 no_timer_check job={job} dir={place} {unit}");
     run_command(Command::new("chmod").arg("+x").arg(directory.join("guest.sh")))?;
     let share = "local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap";
-    let mut machine = Command::new("timeout")
-        .args(["-k", "5", SECONDS, "qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max"])
+    // The machine ends with this task, even if the task is killed.
+    let mut machine = Command::new("setpriv");
+    machine
+        .args(["--pdeathsig", "TERM", "--", "timeout", "-k", "5", SECONDS])
+        .args(["setpriv", "--pdeathsig", "KILL", "--"])
+        .args(["qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max"])
         .args(["-m", "4g", "-smp", "2", "-nographic", "-no-reboot", "-nic", "none", "-virtfs", share])
         .arg("-kernel")
         .arg(directory.join("kernel/boot").join(format!("vmlinuz-{release}")))
@@ -151,9 +176,8 @@ fn boot(directory: &Path, release: &str, systemd: bool) -> Result<()> {
         .arg(directory.join("initial.gz"))
         .args(["-append", &line])
         .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
-        .context("the virtual machine could not be started")?;
+        .stdout(Stdio::piped());
+    let mut machine = machine.spawn().context("the virtual machine could not be started")?;
     let mut status = None;
     for line in BufReader::new(machine.stdout.take().context("it has no output")?).split(b'\n') {
         let line = String::from_utf8_lossy(&line?).into_owned();
@@ -178,7 +202,11 @@ mod tests {
         let asked = |words: &[&str]| parse(&words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>());
         assert_eq!(asked(&[]).unwrap().filters, FILTERS);
         let some = asked(&["--user", "--kernel", "linux-image-6.12-amd64", "limits::"]).unwrap();
-        assert!(some.user && some.kernel == "linux-image-6.12-amd64" && some.filters == ["limits::"]);
+        assert!(
+            some.who == Who::Login && some.kernel == "linux-image-6.12-amd64" && some.filters == ["limits::"]
+        );
+        assert_eq!(asked(&["--delegated"]).unwrap().who, Who::Delegated);
+        assert!(asked(&["--oci"]).unwrap().filters.is_empty());
         assert!(asked(&["--fast"]).is_err());
     }
 }
