@@ -2,7 +2,7 @@
 
 use super::cgroup::View;
 use super::devices::HostDevice;
-use super::launch::mounts::DEVICES;
+use super::launch::mounts::default_devices;
 use super::launcher::Identity;
 use super::seccomp::{self, Filter};
 use super::users::User;
@@ -11,9 +11,9 @@ use crate::merge::merge;
 use oci_spec::OciSpecError;
 use oci_spec::runtime::{
     BoxBuilder, Capabilities, Capability, Linux, LinuxBuilder, LinuxCapabilities, LinuxCapabilitiesBuilder,
-    LinuxDevice, LinuxDeviceBuilder, LinuxDeviceType, LinuxIdMapping, LinuxIdMappingBuilder, LinuxNamespace,
-    LinuxNamespaceBuilder, LinuxNamespaceType, Mount, MountBuilder, PosixRlimit, PosixRlimitBuilder,
-    PosixRlimitType, Process, ProcessBuilder, RootBuilder, Spec, SpecBuilder, UserBuilder,
+    LinuxDevice, LinuxIdMapping, LinuxIdMappingBuilder, LinuxNamespace, LinuxNamespaceBuilder,
+    LinuxNamespaceType, Mount, MountBuilder, PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Process,
+    ProcessBuilder, RootBuilder, Spec, SpecBuilder, UserBuilder,
 };
 use shakedown_spec::{
     Container, Failure, FailureKind, MountSource, NamespaceMode, Seccomp, SecurityOptions, Ulimit,
@@ -507,19 +507,6 @@ fn bind(source: &str, target: &str, read_only: bool, nodes: &str) -> Result<Moun
     options.extend((nodes == "nodev").then(|| "rnodev".to_owned()));
     let source = Path::new(source);
     MountBuilder::default().destination(target).typ("bind").source(source).options(options).build()
-}
-
-fn default_devices() -> Result<Vec<LinuxDevice>, OciSpecError> {
-    let device = |(path, major, minor): (&str, u32, u32)| {
-        LinuxDeviceBuilder::default()
-            .path(path)
-            .typ(LinuxDeviceType::C)
-            .major(i64::from(major))
-            .minor(i64::from(minor))
-            .file_mode(0o666_u32)
-            .build()
-    };
-    DEVICES.into_iter().map(device).collect()
 }
 
 fn names(set: &Capabilities) -> Vec<String> {

@@ -2,7 +2,8 @@
 
 use super::{Trouble, Trying};
 use crate::native::sys::{self, Called};
-use oci_spec::runtime::{LinuxDevice, LinuxDeviceType, Mount};
+use oci_spec::OciSpecError;
+use oci_spec::runtime::{LinuxDevice, LinuxDeviceBuilder, LinuxDeviceType, Mount};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::mount::{
@@ -22,6 +23,20 @@ pub(crate) const DEVICES: [(&str, u32, u32); 6] = [
     ("/dev/urandom", 1, 9),
     ("/dev/tty", 5, 0),
 ];
+
+/// The same as a spec lists them.
+pub(crate) fn default_devices() -> Result<Vec<LinuxDevice>, OciSpecError> {
+    let device = |(path, major, minor): (&str, u32, u32)| {
+        LinuxDeviceBuilder::default()
+            .path(path)
+            .typ(LinuxDeviceType::C)
+            .major(i64::from(major))
+            .minor(i64::from(minor))
+            .file_mode(0o666_u32)
+            .build()
+    };
+    DEVICES.into_iter().map(device).collect()
+}
 
 /// What may be mounted on in `/proc`: figures that a container may be told otherwise. Everything else there is what the
 /// kernel, and who starts programs in the container, is told through (CVE-2019-19921, CVE-2025-52881). The list is runc's.

@@ -2,13 +2,10 @@
 //! added, sources opened and their owners mapped.
 
 use super::groups::{Hierarchy, hierarchies};
-use crate::native::launch::mounts::{self, DEVICES};
+use crate::native::launch::mounts;
 use crate::native::launch::{Trouble, Trying};
 use crate::native::sys::{self, Called};
-use oci_spec::runtime::{
-    LinuxDevice, LinuxDeviceBuilder, LinuxDeviceType, LinuxIdMapping, LinuxNamespaceType, Mount,
-    MountBuilder, Spec,
-};
+use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Mount, MountBuilder, Spec};
 use rustix::mount::{OpenTreeFlags, open_tree};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -134,7 +131,7 @@ pub(super) fn complete(spec: &mut Spec, groups: &[PathBuf]) -> Vec<PathBuf> {
     spec.set_mounts(Some(list));
     let Some(linux) = spec.linux_mut() else { return late };
     let mut devices = linux.devices().clone().unwrap_or_default();
-    for device in default_devices() {
+    for device in mounts::default_devices().unwrap_or_default() {
         if !devices.iter().any(|own| own.path() == device.path()) {
             devices.push(device);
         }
@@ -145,20 +142,6 @@ pub(super) fn complete(spec: &mut Spec, groups: &[PathBuf]) -> Vec<PathBuf> {
 
 fn takes_label(mount: &Mount) -> bool {
     matches!(mount.typ().as_deref(), Some("tmpfs" | "devpts" | "mqueue"))
-}
-
-fn default_devices() -> Vec<LinuxDevice> {
-    let device = |(path, major, minor): (&str, u32, u32)| {
-        LinuxDeviceBuilder::default()
-            .path(path)
-            .typ(LinuxDeviceType::C)
-            .major(i64::from(major))
-            .minor(i64::from(minor))
-            .file_mode(0o666_u32)
-            .build()
-            .ok()
-    };
-    DEVICES.into_iter().filter_map(device).collect()
 }
 
 /// A mount of the type `cgroup`: what a container sees of its control groups. Version 1 is a directory with a mount for

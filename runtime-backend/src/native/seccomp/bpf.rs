@@ -24,6 +24,24 @@ pub(super) fn jump(code: u16, k: u32, jt: u8, jf: u8) -> sock_filter {
     sock_filter { code, jt, jf, k }
 }
 
+/// A binary search: `ranges` are sorted by their first number and each reaches to the next; `leaf` gives the instructions
+/// that decide for one range.
+pub(super) fn tree<T>(ranges: &[(u32, T)], leaf: &impl Fn(&T) -> Vec<sock_filter>) -> Vec<sock_filter> {
+    if let [(_, only)] = ranges {
+        return leaf(only);
+    }
+    let (left, right) = ranges.split_at(ranges.len() / 2);
+    let (lower, upper) = (tree(left, leaf), tree(right, leaf));
+    let mut program = match u8::try_from(lower.len()) {
+        Ok(distance) => vec![jump(JGE, right[0].0, distance, 0)],
+        // Conditional jumps reach 255 instructions; an unconditional one reaches as far as is needed.
+        Err(_) => vec![jump(JGE, right[0].0, 0, 1), statement(JA, lower.len() as u32)],
+    };
+    program.extend(lower);
+    program.extend(upper);
+    program
+}
+
 /// Runs a filter as the kernel does.
 #[cfg(test)]
 pub(super) fn run(program: &[sock_filter], audit: u32, number: u32, arguments: [u64; 6]) -> u32 {

@@ -10,7 +10,7 @@ mod rules;
 
 pub(crate) use profile::custom;
 
-use self::bpf::{AND_K, JA, JEQ, JGE, JSET, RET, jump, load, statement};
+use self::bpf::{AND_K, JA, JEQ, JGE, JSET, RET, jump, load, statement, tree};
 use super::launch::Trouble;
 use libc::sock_filter;
 use oci_spec::runtime::LinuxSeccomp;
@@ -250,12 +250,12 @@ impl Policy {
         if let Some(bit) = arch::X32 {
             own.extend([jump(JGE, bit, 0, 1), statement(AND_K, !bit)]);
         }
-        own.extend(tree(&self.ranges));
+        own.extend(tree(&self.ranges, &leaf));
         program.extend([jump(JEQ, arch::AUDIT, 1, 0), statement(JA, own.len() as u32)]);
         program.extend(own);
         if let Some((audit, ranges)) = &self.other {
             let mut body = vec![load(0)];
-            body.extend(tree(ranges));
+            body.extend(tree(ranges, &leaf));
             program.extend([jump(JEQ, *audit, 1, 0), statement(JA, body.len() as u32)]);
             program.extend(body);
         }
@@ -300,29 +300,12 @@ fn verdict(number: u32, capabilities: &[String]) -> Verdict {
     }
 }
 
-/// A binary search: `ranges` are sorted by their first number and each reaches to the next.
-fn tree(ranges: &[(u32, Verdict)]) -> Vec<sock_filter> {
-    if let [(_, verdict)] = ranges {
-        return leaf(*verdict);
-    }
-    let (left, right) = ranges.split_at(ranges.len() / 2);
-    let (lower, upper) = (tree(left), tree(right));
-    let mut program = match u8::try_from(lower.len()) {
-        Ok(distance) => vec![jump(JGE, right[0].0, distance, 0)],
-        // Conditional jumps reach 255 instructions; an unconditional one reaches as far as is needed.
-        Err(_) => vec![jump(JGE, right[0].0, 0, 1), statement(JA, lower.len() as u32)],
-    };
-    program.extend(lower);
-    program.extend(upper);
-    program
-}
-
 /// The instructions that decide one call; they may use the accumulator.
-fn leaf(verdict: Verdict) -> Vec<sock_filter> {
+fn leaf(verdict: &Verdict) -> Vec<sock_filter> {
     let allow = give(Verdict::Allow);
     let deny = give(EPERM);
     match verdict {
-        Verdict::Allow | Verdict::Errno(_) => vec![give(verdict)],
+        Verdict::Allow | Verdict::Errno(_) => vec![give(*verdict)],
         // The lower half of argument 0, where the kernel itself looks for an `int`.
         Verdict::SocketFamilies => {
             const REFUSED: [u32; 9] = [12, 19, 20, 23, 25, 34, 37, 38, 40];

@@ -1,6 +1,6 @@
 //! The seccomp filter of an OCI runtime spec, compiled as a search tree over the calls' numbers.
 
-use super::bpf::{AND_K, JA, JEQ, JGE, JGT, RET, jump, load, statement};
+use super::bpf::{AND_K, JA, JEQ, JGE, JGT, RET, jump, load, statement, tree};
 use crate::native::launch::Trouble;
 use libc::sock_filter;
 use oci_spec::runtime::{
@@ -65,7 +65,7 @@ pub(super) fn compile(seccomp: &LinuxSeccomp) -> Result<Option<Vec<sock_filter>>
         if let Some(last) = newest(seccomp, default, numbers) {
             body.extend([jump(JGT, last, 0, 1), ret(libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32)]);
         }
-        body.extend(tree(&ranges(&decisions), default));
+        body.extend(tree(&ranges(&decisions), &|decision| leaf(decision, default)));
         program.extend([jump(JEQ, audit, 1, 0), statement(JA, body.len() as u32)]);
         program.extend(body);
     }
@@ -169,23 +169,6 @@ fn ranges(decisions: &BTreeMap<u32, Decision>) -> Vec<(u32, Decision)> {
     }
     push(next, Decision::default());
     ranges
-}
-
-/// A binary search: `ranges` are sorted by their first number and each reaches to the next.
-fn tree(ranges: &[(u32, Decision)], default: u32) -> Vec<sock_filter> {
-    if let [(_, decision)] = ranges {
-        return leaf(decision, default);
-    }
-    let (left, right) = ranges.split_at(ranges.len() / 2);
-    let (lower, upper) = (tree(left, default), tree(right, default));
-    let mut program = match u8::try_from(lower.len()) {
-        Ok(distance) => vec![jump(JGE, right[0].0, distance, 0)],
-        // Conditional jumps reach 255 instructions; an unconditional one reaches as far as is needed.
-        Err(_) => vec![jump(JGE, right[0].0, 0, 1), statement(JA, lower.len() as u32)],
-    };
-    program.extend(lower);
-    program.extend(upper);
-    program
 }
 
 fn leaf(decision: &Decision, default: u32) -> Vec<sock_filter> {
