@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 /// What `--version` prints: engines show the first line, and look for the features in the last one. `SYSTEMD` stands for
 /// notify sockets, as in crun.
@@ -113,6 +114,16 @@ enum Command {
         #[arg(short, long)]
         quiet: bool,
     },
+    /// Tells what a container uses, and when it runs out of memory, a line of JSON for each.
+    Events {
+        /// Prints what it uses now, and ends.
+        #[arg(long)]
+        stats: bool,
+        /// How often what it uses is told: `100ms`, `5s`, `1m`.
+        #[arg(long, default_value = "5s", value_parser = duration)]
+        interval: Duration,
+        id: String,
+    },
     /// Writes a config.json to begin with.
     Spec {
         #[arg(short, long, default_value = ".")]
@@ -208,6 +219,21 @@ fn bytes(text: Option<&str>) -> Result<Option<i64>, Failure> {
     number.map(Some).ok_or_else(wrong)
 }
 
+/// A length of time as Go writes it, with one unit.
+fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let milliseconds = match unit {
+        "ms" => 1,
+        "s" => 1000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return Err("it is written as `100ms`, `5s` or `1m`".to_owned()),
+    };
+    let number = number.parse().ok().and_then(|number: u64| number.checked_mul(milliseconds));
+    number.filter(|all| *all > 0).map(Duration::from_millis).ok_or_else(|| "it is more than 0".to_owned())
+}
+
 #[derive(Debug, Args)]
 struct Make {
     /// The directory of config.json.
@@ -284,6 +310,9 @@ struct Enter {
     /// A paused container is no reason to fail.
     #[arg(long)]
     ignore_paused: bool,
+    /// A control group below the container's: `PATH`, or `CONTROLLER,…:PATH`; may be repeated.
+    #[arg(long)]
+    cgroup: Vec<String>,
     id: String,
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     argv: Vec<String>,
@@ -351,6 +380,10 @@ fn carry_out(asked: Oci) -> Done {
             print_processes(&format, &options, &oci::processes(&root, &id)?)
         }
         Command::List { format, quiet } => print_list(&format, quiet, &oci::list(&root)?),
+        Command::Events { stats, interval, id } => {
+            let interval = Some(interval).filter(|_| !stats);
+            oci::events(&root, &id, interval, &mut |line| say(format!("{line}\n").as_bytes()))
+        }
         Command::Spec { bundle, rootless } => oci::specification(&bundle, rootless),
         Command::Features => print(&oci::features()),
     };
@@ -401,27 +434,23 @@ fn print_processes(format: &str, options: &[String], processes: &[i32]) -> Resul
     say(lines.as_bytes())
 }
 
-fn print_list(format: &str, quiet: bool, containers: &[serde_json::Value]) -> Result<(), Failure> {
+fn print_list(format: &str, quiet: bool, containers: &[oci::Listed]) -> Result<(), Failure> {
     if format == "json" {
-        return say(format!("{}\n", serde_json::json!(containers)).as_bytes());
+        let text = serde_json::to_string(containers);
+        let text = text.map_err(|error| super::io_failure("the list cannot be written", &error.into()))?;
+        return say(format!("{text}\n").as_bytes());
     }
-    let text = |container: &serde_json::Value, key: &str| match &container[key] {
-        serde_json::Value::String(text) => text.clone(),
-        other => other.to_string(),
-    };
     let mut lines = if quiet {
         String::new()
     } else {
         "ID          PID         STATUS      BUNDLE      CREATED                OWNER\n".to_owned()
     };
-    for container in containers {
-        let id = text(container, "id");
+    for oci::Listed { id, pid, status, bundle, created, owner, .. } in containers {
         if quiet {
             lines.push_str(&format!("{id}\n"));
             continue;
         }
-        let [pid, status, bundle, created, owner] =
-            ["pid", "status", "bundle", "created", "owner"].map(|key| text(container, key));
+        let bundle = bundle.display();
         lines.push_str(&format!("{id:<11} {pid:<11} {status:<11} {bundle:<11} {created:<22} {owner}\n"));
     }
     say(lines.as_bytes())
@@ -464,6 +493,7 @@ impl Enter {
             label: self.process_label,
             apparmor: self.apparmor,
             ignore_paused: self.ignore_paused,
+            cgroups: self.cgroup,
         }
     }
 }

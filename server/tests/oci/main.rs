@@ -368,6 +368,67 @@ fn what_is_not_supported_is_told() {
     assert_eq!(lab.ask(&["list", "--quiet"]), (0, String::new()));
 }
 
+/// A shell script that stops once it has told something.
+const WAITS: &str = "echo; exec tail -f /dev/null";
+
+/// Monitors read these lines, and wait for their end instead of asking again and again.
+#[test]
+fn events_are_told_until_the_container_ends() {
+    let lab = Lab::new();
+    lab.config(WAITS, |_| {});
+    assert!(lab.create("one").wait().unwrap().success());
+    let (code, line) = lab.ask(&["events", "--stats", "one"]);
+    assert_eq!(code, 0, "{line}");
+    assert!(line.starts_with(r#"{"type":"stats","id":"one","data":{"#), "{line}");
+    let told: Value = serde_json::from_str(&line).unwrap();
+    assert!(told["data"]["cpu"]["usage"]["total"].is_u64(), "{line}");
+    let mut events = lab.command(&["events", "--interval", "10ms", "one"]);
+    let mut events = events.stdout(Stdio::piped()).spawn().unwrap();
+    let mut begin = [0; 15];
+    events.stdout.as_mut().unwrap().read_exact(&mut begin).unwrap();
+    assert_eq!(text(&begin), r#"{"type":"stats""#);
+    assert_eq!(lab.ask(&["delete", "--force", "one"]), (0, String::new()));
+    // A pipe that nobody reads would fill.
+    let mut rest = Vec::new();
+    events.stdout.as_mut().unwrap().read_to_end(&mut rest).unwrap();
+    assert!(events.wait().unwrap().success());
+    insta::assert_snapshot!(lab.ask(&["events", "one"]).1, @"error: container `one` does not exist");
+}
+
+/// A further process can be put into a group that the container has made below its own, and nowhere else.
+#[test]
+fn a_process_joins_groups_below_the_container() {
+    let lab = Lab::new();
+    lab.config(WAITS, |_| {});
+    assert!(lab.create("one").wait().unwrap().success());
+    let refused = |group: &str| {
+        let (code, text) = lab.ask(&["exec", "--cgroup", group, "one", "true"]);
+        assert_eq!(code, 255, "{text}");
+        text.lines().find(|line| line.contains("reason")).unwrap_or(&text).trim().to_owned()
+    };
+    insta::assert_snapshot!(refused(".."), @"reason: .. is not a sub cgroup path");
+    insta::assert_snapshot!(refused("a/../.."), @"reason: a/../.. is not a sub cgroup path");
+    insta::assert_snapshot!(refused("whaaat:/"), @"reason: unknown controller whaaat");
+    // An ordinary user's containers may have no groups at all.
+    if rustix::process::geteuid().is_root() {
+        assert!(refused("none").ends_with("/none/cgroup.procs: no such file or directory"));
+    }
+    assert_eq!(lab.ask(&["exec", "--cgroup", "/", "one", "true"]), (0, String::new()));
+}
+
+/// Programs that read the list find the fields in the order in which runc has them, and the root file system.
+#[test]
+fn the_list_reads_as_that_of_others() {
+    let lab = Lab::new();
+    lab.config(WAITS, |_| {});
+    assert!(lab.create("one").wait().unwrap().success());
+    let (_, list) = lab.ask(&["list", "--format", "json"]);
+    let at = |name: &str| list.find(&format!("\"{name}\":")).unwrap();
+    let order = ["ociVersion", "id", "pid", "status", "bundle", "rootfs", "created"].map(at);
+    assert!(order.is_sorted(), "{list}");
+    assert!(list.contains(r#""rootfs":"DIR/bundle/rootfs""#), "{list}");
+}
+
 /// A terminal's master goes to whoever listens at the console socket, as conmon and containerd do.
 #[test]
 fn the_console_socket_gets_the_terminal() {

@@ -17,7 +17,9 @@ pub(super) fn load(bundle: &Path, config: Option<&Path>) -> Result<Spec> {
     let text = std::fs::read(&path).map_err(|error| unreadable(error.to_string()))?;
     let mut value: serde_json::Value =
         serde_json::from_slice(&text).map_err(|error| unreadable(error.to_string()))?;
-    forget_unknown_capabilities(&mut value["process"]);
+    if let Some(process) = value.get_mut("process") {
+        be_lenient(process);
+    }
     let mut spec: Spec = serde_json::from_value(value).map_err(|error| unreadable(error.to_string()))?;
     check(&spec).map_err(|reason| unreadable(reason.to_owned()))?;
     spec.canonicalize_rootfs(bundle).map_err(|error| {
@@ -26,9 +28,17 @@ pub(super) fn load(bundle: &Path, config: Option<&Path>) -> Result<Spec> {
     Ok(spec)
 }
 
+/// What other runtimes take as well: a process without a user is root's, and capabilities may be unknown.
+pub(super) fn be_lenient(process: &mut serde_json::Value) {
+    if let Some(fields) = process.as_object_mut() {
+        fields.entry("user").or_insert_with(|| serde_json::json!({ "uid": 0, "gid": 0 }));
+    }
+    forget_unknown_capabilities(process);
+}
+
 /// A capability that this program does not know cannot be given, and is no reason to fail (OCI runtime specification,
 /// "Linux Process").
-pub(super) fn forget_unknown_capabilities(process: &mut serde_json::Value) {
+fn forget_unknown_capabilities(process: &mut serde_json::Value) {
     let Some(sets) = process.get_mut("capabilities").and_then(|sets| sets.as_object_mut()) else { return };
     for set in sets.values_mut().filter_map(|set| set.as_array_mut()) {
         set.retain(|name| name.as_str().is_some_and(|name| capability(name).is_some()));

@@ -12,12 +12,14 @@ use oci_spec::runtime::{LinuxNamespaceType, LinuxResources, Spec};
 use regex::Regex;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{WaitId, WaitIdOptions, waitid};
+use serde::Serialize;
 use serde_json::{Value, json};
+use std::collections::HashMap;
 use std::fs;
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use super::create::Create;
@@ -278,12 +280,36 @@ pub fn state(root: &Path, id: &str) -> Result<Value> {
     Ok(state)
 }
 
+/// A container as `list` shows it; the order of the fields is runc's.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Listed {
+    /// The version of the specification that its `config.json` names.
+    pub oci_version: String,
+    /// Its name.
+    pub id: String,
+    /// Its first process, 0 if that has ended.
+    pub pid: i32,
+    /// Its state.
+    pub status: &'static str,
+    /// The directory of its `config.json`.
+    pub bundle: PathBuf,
+    /// Its root file system.
+    pub rootfs: PathBuf,
+    /// When it was made (RFC 3339).
+    pub created: String,
+    /// The annotations of its `config.json`.
+    pub annotations: HashMap<String, String>,
+    /// Who made it.
+    pub owner: String,
+}
+
 /// `list`: the containers below a root.
 ///
 /// # Errors
 ///
 /// A state cannot be read.
-pub fn list(root: &Path) -> Result<Vec<Value>> {
+pub fn list(root: &Path) -> Result<Vec<Listed>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(root).into_iter().flatten().flatten() {
         let Ok(place) = Place::new(root, &entry.file_name().to_string_lossy()) else { continue };
@@ -291,13 +317,20 @@ pub fn list(root: &Path) -> Result<Vec<Value>> {
         let Ok(record) = place.read() else { continue };
         let status = place.status(&record);
         let pid = if status == Status::Stopped { 0 } else { record.pid };
-        found.push(json!({
-            "ociVersion": record.oci_version, "id": record.id, "pid": pid, "status": status.name(),
-            "bundle": record.bundle, "created": rfc3339(record.created), "owner": owner_of(&place),
-            "annotations": record.annotations,
-        }));
+        let rootfs = spec_of(&place).ok().and_then(|spec| Some(spec.root().as_ref()?.path().clone()));
+        found.push(Listed {
+            oci_version: record.oci_version,
+            id: record.id,
+            pid,
+            status: status.name(),
+            bundle: record.bundle,
+            rootfs: rootfs.unwrap_or_default(),
+            created: rfc3339(record.created),
+            annotations: record.annotations,
+            owner: owner_of(&place),
+        });
     }
-    found.sort_by_key(|state| state["id"].to_string());
+    found.sort_by(|one, other| one.id.cmp(&other.id));
     Ok(found)
 }
 

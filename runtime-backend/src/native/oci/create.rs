@@ -2,7 +2,7 @@
 
 use super::first::First;
 use super::mounts::Sources;
-use super::state::{Place, Record, look};
+use super::state::{Place, Record, look, standard_streams};
 use super::talk::{Line, Word};
 use super::{
     Result, checks, console, failed, filter, groups, home, hooks, ids, invalid, label, mounts, nodes, notify,
@@ -172,6 +172,7 @@ fn record(request: &Create, bundle: &Path, spec: &Spec, groups: &[PathBuf]) -> R
         annotations: spec.annotations().clone().unwrap_or_default(),
         groups: groups.to_vec(),
         created: now,
+        external_descriptors: standard_streams(),
     }
 }
 

@@ -53,6 +53,8 @@ pub struct Exec {
     pub apparmor: Option<String>,
     /// Whether a paused container is no reason to fail; the process begins when it goes on.
     pub ignore_paused: bool,
+    /// Control groups below the container's own: `PATH` for all, `CONTROLLER,…:PATH` for some.
+    pub cgroups: Vec<String>,
 }
 
 /// A process that has been made.
@@ -89,6 +91,7 @@ pub(super) fn start(request: &Exec) -> Result<Made> {
         return Err(invalid(format!("nothing could be run in container `{}`: {reason}", request.id)));
     }
     let not_run = |trouble: Trouble| failed(&request.id, "entered", &trouble);
+    let groups = groups::below(&record.groups, &request.cgroups).map_err(not_run)?;
     let _placeholders = checks::hold_places(request.preserve_fds)?;
     let root = PathBuf::from(format!("/proc/{}/root", record.pid));
     let process = home::complete(process, &root);
@@ -112,6 +115,7 @@ pub(super) fn start(request: &Exec) -> Result<Made> {
         kept: request.preserve_fds,
         user_namespace,
         listener: listener.as_ref(),
+        groups: &groups,
     };
     let (pid, mut made) = enter(&record, &further).map_err(not_run)?;
     made.line = line;
@@ -132,7 +136,7 @@ fn wanted(request: &Exec, spec: &Spec) -> Result<Process> {
         let text = fs::read(path).map_err(|error| wrong(error.to_string()))?;
         let mut value: serde_json::Value =
             serde_json::from_slice(&text).map_err(|error| wrong(error.to_string()))?;
-        checks::forget_unknown_capabilities(&mut value);
+        checks::be_lenient(&mut value);
         return serde_json::from_value(value).map_err(|error| wrong(error.to_string()));
     }
     let mut process = checks::process(&request.id, spec)?.clone();
@@ -228,7 +232,7 @@ fn enter(record: &Record, further: &Further<'_>) -> std::result::Result<(i32, Ma
     let namespaces = foreign(record.pid);
     let (ours, theirs) = Line::pair()?;
     let stage = sys::fork_namespaces(0, || {
-        let made = further.prepare(record).and_then(|()| {
+        let made = further.prepare().and_then(|()| {
             rustix::thread::move_into_thread_name_spaces(init.as_fd(), namespaces)
                 .call(|| format!("setns(pidfd, {namespaces:?})"))
                 .trying(|| "join the container's namespaces".to_owned())?;
@@ -274,17 +278,18 @@ struct Further<'a> {
     kept: u32,
     user_namespace: bool,
     listener: Option<&'a Listener>,
+    groups: &'a [PathBuf],
 }
 
 impl Further<'_> {
     /// What is done while the host's files are still within reach.
-    fn prepare(&self, record: &Record) -> std::result::Result<(), Trouble> {
+    fn prepare(&self) -> std::result::Result<(), Trouble> {
         if let Some(score) = self.process.oom_score_adj() {
             fs::write("/proc/self/oom_score_adj", score.to_string()).map_err(|error| {
                 Trouble::new(format!("set the out-of-memory score to {score}"), error.to_string())
             })?;
         }
-        groups::Groups::enter(&record.groups, std::process::id().cast_signed())?;
+        groups::Groups::enter(self.groups, std::process::id().cast_signed())?;
         // Inherited: until it executes its program, nobody in there may trace or read it (CVE-2019-5736).
         let _ = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable);
         Ok(())

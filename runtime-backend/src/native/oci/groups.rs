@@ -4,7 +4,7 @@ use crate::native::launch::Trouble;
 use oci_spec::runtime::{Linux, LinuxDeviceCgroup, LinuxDeviceType, LinuxResources};
 use rustix::event::Timespec;
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 /// A mounted hierarchy.
@@ -124,6 +124,7 @@ impl Groups {
         let mut groups = Self { directories: Vec::new() };
         let all = hierarchies();
         let hybrid = all.iter().any(|hierarchy| !hierarchy.v2);
+        resources.map_or(Ok(()), |resources| check_unified(resources, hybrid))?;
         for hierarchy in &all {
             // Beside v1, the v2 hierarchy has processes but no limits.
             let limits = resources.filter(|_| !(hybrid && hierarchy.v2));
@@ -162,7 +163,7 @@ impl Groups {
         let settings = if hierarchy.v2 { v2(resources) } else { v1(hierarchy, resources) };
         for Setting { file, value, optional } in settings {
             let file = group.join(file);
-            match fs::write(&file, &value) {
+            match write_file(&file, &value) {
                 Err(error) if optional && error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err((file, error)),
                 Ok(()) => {}
@@ -176,7 +177,8 @@ impl Groups {
         directories.iter().try_for_each(|directory| {
             let file = directory.join("cgroup.procs");
             fs::write(&file, pid.to_string()).map_err(|error| {
-                Trouble::new("join the container's control groups", format!("{}: {error}", file.display()))
+                let reason = format!("adding pid {pid} to {}: {}", file.display(), in_words(&error));
+                Trouble::new("join the container's control groups", reason)
             })
         })
     }
@@ -185,6 +187,7 @@ impl Groups {
     pub(super) fn change(directories: &[PathBuf], resources: &LinuxResources) -> Result<(), Trouble> {
         let all = hierarchies();
         let hybrid = all.iter().any(|hierarchy| !hierarchy.v2);
+        check_unified(resources, hybrid)?;
         // Beside v1, the v2 hierarchy has processes but no limits.
         for hierarchy in all.into_iter().filter(|hierarchy| !(hybrid && hierarchy.v2)) {
             let Some(group) = directories.iter().find(|group| group.starts_with(&hierarchy.mount)) else {
@@ -203,12 +206,61 @@ impl Groups {
     }
 }
 
+/// The groups of a container, some of them replaced by others below them.
+pub(super) fn below(groups: &[PathBuf], asked: &[String]) -> Result<Vec<PathBuf>, Trouble> {
+    let wrong = |reason: String| Trouble::new("find the control groups to join", reason);
+    let all = hierarchies();
+    let mut replaced = groups.to_vec();
+    for one in asked {
+        let (controllers, path) =
+            one.split_once(':').map_or((None, &**one), |(controllers, path)| (Some(controllers), path));
+        let path = Path::new(path.trim_start_matches('/'));
+        if path.components().any(|component| !matches!(component, std::path::Component::Normal(_))) {
+            return Err(wrong(format!("{} is not a sub cgroup path", path.display())));
+        }
+        let mut place = |hierarchy: &Hierarchy| {
+            let ours = |group: &&PathBuf| group.starts_with(&hierarchy.mount);
+            for (own, new) in groups.iter().zip(&mut replaced).filter(|(own, _)| ours(own)) {
+                *new = own.join(path);
+            }
+        };
+        match controllers {
+            None => all.iter().for_each(place),
+            Some(names) => {
+                for name in names.split(',') {
+                    let named = |one: &&Hierarchy| one.has(name) || one.has(&format!("name={name}"));
+                    place(all.iter().find(named).ok_or_else(|| wrong(format!("unknown controller {name}")))?);
+                }
+            }
+        }
+    }
+    Ok(replaced)
+}
+
+/// As other runtimes tell of an error.
+fn in_words(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::NotFound => "no such file or directory".to_owned(),
+        _ => error.to_string(),
+    }
+}
+
+/// `unified` names files of version 2: where its controllers are version 1's, its limits would be none.
+fn check_unified(resources: &LinuxResources, hybrid: bool) -> Result<(), Trouble> {
+    let asked = resources.unified().as_ref().is_some_and(|files| !files.is_empty());
+    if asked && hybrid {
+        let reason = "invalid configuration: `unified` needs a machine with version 2 alone";
+        return Err(Trouble::new("set the container's limits", reason));
+    }
+    Ok(())
+}
+
 /// Of two limits that depend on each other, memory and memory with swap, or quota and period, the one to begin with
 /// depends on what they were: what is refused at first is tried once more after the others.
 fn write_in_some_order(group: &Path, settings: Vec<Setting>) -> Result<(), (PathBuf, io::Error)> {
     let write = |Setting { file, value, optional }: &Setting| {
         let file = group.join(file);
-        match fs::write(&file, value) {
+        match write_file(&file, value) {
             Err(error) if *optional && error.kind() == io::ErrorKind::NotFound => Ok(()),
             other => other.map_err(|error| (file, error)),
         }
@@ -217,6 +269,11 @@ fn write_in_some_order(group: &Path, settings: Vec<Setting>) -> Result<(), (Path
     let settings = settings.into_iter().filter(|one| !one.file.starts_with("devices."));
     let refused: Vec<Setting> = settings.filter(|one| write(one).is_err()).collect();
     refused.iter().try_for_each(write)
+}
+
+/// Writes to a file that is there: where it is not, an attempt to make it would be refused as if rights were missing.
+fn write_file(file: &Path, value: &str) -> io::Result<()> {
+    fs::File::options().write(true).open(file).and_then(|mut file| file.write_all(value.as_bytes()))
 }
 
 /// Engines name a group for every container, also where an ordinary user may make none.
@@ -412,7 +469,9 @@ fn pids(resources: &LinuxResources) -> Option<Setting> {
 fn v1_memory(list: &mut Vec<Setting>, resources: &LinuxResources) {
     let Some(memory) = resources.memory() else { return };
     list.extend(memory.limit().filter(|v| *v != 0).map(|v| must("memory.limit_in_bytes", v)));
-    list.extend(memory.swap().filter(|v| *v != 0).map(|v| may("memory.memsw.limit_in_bytes", v)));
+    // Memory without a limit is more than memory and swap may be together, so that there is none for both, as with runc.
+    let swap = memory.swap().filter(|v| *v != 0).or_else(|| memory.limit().filter(|v| *v == -1));
+    list.extend(swap.map(|v| may("memory.memsw.limit_in_bytes", v)));
     list.extend(memory.reservation().filter(|v| *v != 0).map(|v| must("memory.soft_limit_in_bytes", v)));
     list.extend(memory.kernel_tcp().filter(|v| *v != 0).map(|v| may("memory.kmem.tcp.limit_in_bytes", v)));
     // Docker says -1 for "as it is".
@@ -422,11 +481,16 @@ fn v1_memory(list: &mut Vec<Setting>, resources: &LinuxResources) {
 
 fn v1_block(list: &mut Vec<Setting>, resources: &LinuxResources) {
     let Some(block) = resources.block_io() else { return };
-    list.extend(block.weight().filter(|v| *v != 0).map(|v| may("blkio.weight", v)));
+    // Of the two schedulers that know weights, a kernel has one: CFQ before Linux 5.0, BFQ since.
+    for file in ["blkio.weight", "blkio.bfq.weight"] {
+        list.extend(block.weight().filter(|v| *v != 0).map(|v| may(file, v)));
+    }
     list.extend(block.leaf_weight().filter(|v| *v != 0).map(|v| may("blkio.leaf_weight", v)));
     for device in block.weight_device().iter().flatten() {
         let number = format!("{}:{}", device.major(), device.minor());
-        list.extend(device.weight().map(|v| may("blkio.weight_device", format!("{number} {v}"))));
+        for file in ["blkio.weight_device", "blkio.bfq.weight_device"] {
+            list.extend(device.weight().map(|v| may(file, format!("{number} {v}"))));
+        }
         list.extend(device.leaf_weight().map(|v| may("blkio.leaf_weight_device", format!("{number} {v}"))));
     }
     let throttles = [
@@ -451,7 +515,9 @@ fn device(rule: &LinuxDeviceCgroup) -> Setting {
     };
     let number =
         |number: Option<i64>| number.filter(|n| *n >= 0).map_or_else(|| "*".to_owned(), |n| n.to_string());
-    let access = rule.access().as_deref().unwrap_or("rwm");
+    // Other letters mean nothing, and the kernel would refuse them.
+    let access: String =
+        rule.access().as_deref().unwrap_or("rwm").chars().filter(|letter| "rwm".contains(*letter)).collect();
     let file = if rule.allow() { "devices.allow" } else { "devices.deny" };
     let value = format!("{kind} {}:{} {access}", number(rule.major()), number(rule.minor()));
     // A rule for everything is `a` alone.
@@ -486,6 +552,10 @@ fn v2(resources: &LinuxResources) -> Vec<Setting> {
     list.extend(pids(resources));
     if let Some(block) = resources.block_io() {
         list.extend(block.weight().filter(|v| *v != 0).map(|v| may("io.bfq.weight", v)));
+        for device in block.weight_device().iter().flatten() {
+            let number = format!("{}:{}", device.major(), device.minor());
+            list.extend(device.weight().map(|v| may("io.bfq.weight", format!("{number} {v}"))));
+        }
     }
     for limit in resources.hugepage_limits().iter().flatten() {
         list.push(must(format!("hugetlb.{}.max", limit.page_size()), limit.limit()));

@@ -15,6 +15,7 @@ mod checks;
 mod commands;
 mod console;
 mod create;
+mod events;
 mod exec;
 mod filter;
 mod first;
@@ -33,10 +34,10 @@ mod talk;
 mod terminal;
 
 pub use commands::{
-    Create, Delete, Exec, Kill, create, delete, delete_matching, execute, features, kill, list, pause,
-    processes, resume, run, specification, start, state, update,
+    Create, Delete, Exec, Kill, Listed, create, delete, delete_matching, execute, features, kill, list,
+    pause, processes, resume, run, specification, start, state, update,
 };
-
+pub use events::events;
 pub use own::protect_program;
 
 use super::launch::Trouble;

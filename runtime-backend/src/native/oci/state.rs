@@ -26,6 +26,10 @@ pub(super) struct Record {
     pub(super) groups: Vec<PathBuf>,
     /// Seconds since 1970.
     pub(super) created: u64,
+    /// What its first process has as standard input, output and error, in the form and by the name that crun gives it: a
+    /// JSON array within a string, which is read when a container is restored.
+    #[serde(default)]
+    pub(super) external_descriptors: String,
 }
 
 /// The states of the OCI runtime specification, and the one that all runtimes add.
@@ -154,6 +158,15 @@ impl Place {
         }
         fs::remove_dir(&self.path).map_err(|error| self.broken(&error))
     }
+}
+
+/// Where the standard streams of this process lead, which are those of the container.
+pub(super) fn standard_streams() -> String {
+    let lead = |number: u32| {
+        let path = fs::read_link(format!("/proc/self/fd/{number}")).unwrap_or_default();
+        path.to_string_lossy().into_owned()
+    };
+    serde_json::json!((0..3).map(lead).collect::<Vec<String>>()).to_string()
 }
 
 impl Record {
