@@ -1,18 +1,23 @@
 //! `cargo xtask conformance`: the test suites of crun and runc on `shakedown oci`, crun and runc, side by side.
 //!
 //! The suites come from Debian's source packages, of the versions whose binary packages are compared. What crun passes
-//! and Shakedown does not is written to `target/conformance/missing.txt`. Arguments are names of suites; without any, all run.
+//! and Shakedown does not is written to `target/conformance/missing.txt`, and beside it what the suites have printed.
+//! Arguments are names of suites; without any, all run.
+
+mod world;
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
 use crate::machine::users::{Ranges, User};
 use crate::machine::{cargo, is_root, packages, run as run_command, target_directory};
+use world::World;
 
 /// The programs that are needed, and the Debian packages that have them.
 const PROGRAMS: &[(&str, &str)] = &[
@@ -27,6 +32,9 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("dpkg-source", "dpkg-dev"),
     ("newuidmap", "uidmap"),
     ("runuser", "util-linux"),
+    ("script", "bsdutils"),
+    ("losetup", "mount"),
+    ("ip", "iproute2"),
 ];
 
 /// What the helper programs of runc's suite are built of.
@@ -54,7 +62,7 @@ apt-get -q $apt update
 gcc -static -O1 -I crun/tests -o crun/tests/init crun/tests/init.c
 data=runc/tests/integration/testdata
 # Without the directories that the suite puts something else in the place of.
-tar -C "$2" --numeric-owner --exclude=./proc --exclude=./sys --exclude=./dev -cf "$data/busybox-$(go env GOARCH).tar.xz" .
+tar -C "$2" --numeric-owner --exclude=./proc --exclude=./sys -cf "$data/busybox-$(go env GOARCH).tar.xz" .
 [ -e "$data/debian-$(go env GOARCH).tar.xz" ] || cp "$data/busybox-$(go env GOARCH).tar.xz" "$data/debian-$(go env GOARCH).tar.xz"
 mkdir -p go/src/github.com/opencontainers
 ln -sfn "$1/runc" go/src/github.com/opencontainers/runc
@@ -65,25 +73,20 @@ done
 "#;
 
 /// Debian's crun refuses machines with both versions of control groups: it does not see the second one.
-const HIDDEN: &str = r#"exec unshare --mount sh -c '
-mount --make-rprivate /
-if [ -e /sys/fs/cgroup/unified ]; then umount -l /sys/fs/cgroup/unified; fi
-exec "$@"' sh "$@""#;
+const HIDDEN: &str =
+    r#"if [ -e /sys/fs/cgroup/unified ]; then umount -l /sys/fs/cgroup/unified; fi; exec "$@""#;
 
-/// crun's tests, each file by itself. `$1` is the runtime, `$2` the directory.
-const CRUN_SUITE: &str = r##"cd "$2"
-for file in tests/test_*.py; do
-    echo "# $(basename "$file")"
-    INIT="$2/tests/init" OCI_RUNTIME="$1" timeout 120 python3 "$file" < /dev/null || true
-done"##;
+/// runc's tests want a terminal as standard input, which controls them; they report elsewhere.
+const WITH_TERMINAL: &str = r#"
+exec 3>&1 4>&2
+script -qec "bats --tap '$1' >&3 2>&4 3>&- 4>&-" /dev/null > /dev/null
+"#;
 
-/// runc's tests.
-const RUNC_SUITE: &str = r##"cd "$2/tests/integration"
-for file in *.bats; do
-    case $file in checkpoint.bats|mounts_sshfs.bats|cgroup_delegation.bats) continue;; esac
-    echo "# $file"
-    RUNC="$1" timeout 300 bats --tap "$file" < /dev/null || true
-done"##;
+/// How long a file of a suite may take: the longest of those that do not hang take half of it.
+const FILE_LIMIT: Duration = Duration::from_secs(120);
+
+/// Files of runc's suite that want what is not there: CRIU, an SSH server, systemd.
+const LEFT_OUT: [&str; 3] = ["checkpoint.bats", "mounts_sshfs.bats", "cgroup_delegation.bats"];
 
 /// What crun passes and Shakedown does not, on purpose.
 const ON_PURPOSE: [(&str, &str); 2] = [
@@ -109,6 +112,11 @@ type Results = BTreeMap<String, Verdict>;
 
 /// The task.
 pub(crate) fn run(root: &Path, args: &[String]) -> Result<()> {
+    if let [option, place] = args
+        && option == "--guard"
+    {
+        return world::guard(Path::new(place));
+    }
     let wanted: Vec<&str> =
         SUITES.into_iter().filter(|suite| args.is_empty() || args.iter().any(|arg| arg == suite)).collect();
     if wanted.len() < args.len() {
@@ -126,16 +134,24 @@ pub(crate) fn run(root: &Path, args: &[String]) -> Result<()> {
         Command::new("apt-get").args(["install", "-qq", "-y", "--no-install-recommends"]).args(libraries),
     )?;
     let user = User::ensure(Ranges::With)?;
-    // Not below the target directory, which may be out of the user's reach.
-    let place = tempfile::Builder::new().prefix("sdconformance-").tempdir_in("/var/tmp")?;
-    fs::set_permissions(place.path(), fs::Permissions::from_mode(0o755))?;
-    let runtimes = prepare(root, place.path())?;
+    let world = World::new()?;
+    fs::set_permissions(&world.place, fs::Permissions::from_mode(0o755))?;
+    let runtimes = prepare(root, &world.place)?;
+    let directory = root.join("target/conformance");
+    fs::create_dir_all(&directory)?;
     let mut table = Vec::new();
     for suite in wanted {
-        let results = RUNTIMES.map(|name| carry_out(suite, name, &runtimes, place.path(), &user.name));
-        let [ours, theirs, third] = results;
-        table.push((suite, [ours?, theirs?, third?]));
+        let results = RUNTIMES.map(|name| carry_out(suite, name, &runtimes.join(name), &world, &user.name));
+        let mut read = Vec::new();
+        for (name, text) in RUNTIMES.iter().zip(results) {
+            let text = text?;
+            fs::write(directory.join(format!("{suite} on {name}.tap")), &text)?;
+            read.push(parse(&text));
+        }
+        let [ours, theirs, third] = read.try_into().unwrap_or_default();
+        table.push((suite, [ours, theirs, third]));
     }
+    drop(world);
     report(root, &table)
 }
 
@@ -165,33 +181,66 @@ fn prepare(root: &Path, place: &Path) -> Result<PathBuf> {
     Ok(runtimes)
 }
 
-fn carry_out(suite: &str, runtime: &str, runtimes: &Path, place: &Path, user: &str) -> Result<Results> {
+/// Runs the files of a suite, one after the other; gives what they have printed.
+fn carry_out(suite: &str, runtime: &str, program: &Path, world: &World, user: &str) -> Result<String> {
     println!("conformance: {suite}: {runtime}");
-    let (script, sources) = if suite == "runc" { (RUNC_SUITE, "runc") } else { (CRUN_SUITE, "crun") };
-    let mut words: Vec<String> = Vec::new();
+    let sources = if suite == "runc" { "runc" } else { "crun" };
+    let mut before: Vec<String> = Vec::new();
     if runtime == "crun" {
-        words.extend(["sh", "-c", HIDDEN, "sh"].map(str::to_owned));
+        before.extend(["sh", "-c", HIDDEN, "sh"].map(str::to_owned));
     }
-    let mut directory = place.join(sources);
+    let mut directory = world.place.join(sources);
     if suite.ends_with("as a user") {
         // The tests write where they are.
-        directory = place.join("user");
+        directory = world.place.join("user");
         if !directory.exists() {
-            run_command(Command::new("cp").arg("-r").args([&place.join(sources), &directory]))?;
+            let from = world.place.join(sources);
+            run_command(Command::new("cp").args(["-r", "--no-target-directory"]).arg(from).arg(&directory))?;
         }
         run_command(Command::new("chown").args(["-R", user]).arg(&directory))?;
-        words.extend(["runuser", "-u", user, "--"].map(str::to_owned));
+        before.extend(["runuser", "-u", user, "--"].map(str::to_owned));
     }
-    words.extend(["sh", "-c", script, "sh"].map(str::to_owned));
-    words.push(runtimes.join(runtime).display().to_string());
-    words.push(directory.display().to_string());
-    let output = Command::new(&words[0])
-        .args(&words[1..])
-        .stdin(Stdio::null())
-        .stderr(Stdio::null())
-        .output()
-        .with_context(|| format!("cannot run the suite of {suite}"))?;
-    Ok(parse(&String::from_utf8_lossy(&output.stdout)))
+    let mut text = String::new();
+    for file in files_of(suite, &directory)? {
+        let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let mut words = before.clone();
+        words.push("env".to_owned());
+        words.extend(command_of(suite, &file, program, &directory));
+        let place = if suite == "runc" { directory.join("tests/integration") } else { directory.clone() };
+        let printed = world.run(&words, &place, FILE_LIMIT)?;
+        text.push_str(&format!("# {name}\n{}\n", printed.output));
+        text.extend(printed.errors.lines().map(|line| format!("#! {line}\n")));
+        if !printed.in_time {
+            println!("conformance: {suite}: {runtime}: {name} was ended after {} s", FILE_LIMIT.as_secs());
+        }
+    }
+    Ok(text)
+}
+
+/// The files of a suite, in order.
+fn files_of(suite: &str, directory: &Path) -> Result<Vec<PathBuf>> {
+    let (below, first, last) =
+        if suite == "runc" { ("tests/integration", "", ".bats") } else { ("tests", "test_", ".py") };
+    let wanted = |path: &PathBuf| {
+        path.file_name()
+            .and_then(|name| name.to_str())
+            .is_some_and(|name| name.starts_with(first) && name.ends_with(last) && !LEFT_OUT.contains(&name))
+    };
+    let entries = fs::read_dir(directory.join(below)).context("the suite is not there")?;
+    let mut files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).filter(wanted).collect();
+    files.sort();
+    Ok(files)
+}
+
+/// What `env` is told: variables, and the command.
+fn command_of(suite: &str, file: &Path, program: &Path, directory: &Path) -> Vec<String> {
+    let (file, program, directory) = (file.display(), program.display(), directory.display());
+    if suite == "runc" {
+        let words = [&format!("RUNC={program}"), "sh", "-c", WITH_TERMINAL, "sh", &file.to_string()];
+        return words.map(str::to_owned).into();
+    }
+    let init = format!("INIT={directory}/tests/init");
+    vec![init, format!("OCI_RUNTIME={program}"), "python3".to_owned(), file.to_string()]
 }
 
 /// Reads what the Test Anything Protocol says, by file and name of the test.
@@ -239,9 +288,7 @@ fn report(root: &Path, table: &[(&str, [Results; 3])]) -> Result<()> {
             format!("{suite}: {name}{reason}\n")
         }));
     }
-    let directory = root.join("target/conformance");
-    fs::create_dir_all(&directory)?;
-    fs::write(directory.join("missing.txt"), &missing)?;
+    fs::write(root.join("target/conformance/missing.txt"), &missing)?;
     println!("\npassed by crun and not by shakedown (target/conformance/missing.txt):\n{missing}");
     Ok(())
 }
