@@ -116,6 +116,7 @@ pub(super) fn start(request: &Exec) -> Result<Made> {
         user_namespace,
         listener: listener.as_ref(),
         groups: &groups,
+        beside: request.cgroups.is_empty().then_some(record.pid),
     };
     let (pid, mut made) = enter(&record, &further).map_err(not_run)?;
     made.line = line;
@@ -279,6 +280,8 @@ struct Further<'a> {
     user_namespace: bool,
     listener: Option<&'a Listener>,
     groups: &'a [PathBuf],
+    /// The first process, whose group does as well unless one is asked for.
+    beside: Option<i32>,
 }
 
 impl Further<'_> {
@@ -289,7 +292,11 @@ impl Further<'_> {
                 Trouble::new(format!("set the out-of-memory score to {score}"), error.to_string())
             })?;
         }
-        groups::Groups::enter(self.groups, std::process::id().cast_signed())?;
+        let own = std::process::id().cast_signed();
+        match self.beside {
+            Some(first) => groups::Groups::enter_beside(self.groups, first, own)?,
+            None => groups::Groups::enter(self.groups, own)?,
+        }
         // Inherited: until it executes its program, nobody in there may trace or read it (CVE-2019-5736).
         let _ = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable);
         Ok(())

@@ -174,12 +174,18 @@ impl Groups {
 
     /// Puts a process into all of them.
     pub(super) fn enter(directories: &[PathBuf], pid: i32) -> Result<(), Trouble> {
-        directories.iter().try_for_each(|directory| {
-            let file = directory.join("cgroup.procs");
-            fs::write(&file, pid.to_string()).map_err(|error| {
-                let reason = format!("adding pid {pid} to {}: {}", file.display(), in_words(&error));
-                Trouble::new("join the container's control groups", reason)
-            })
+        let added = directories.iter().try_for_each(|directory| add(directory, pid));
+        added.map_err(|trouble| not_added(pid, &trouble))
+    }
+
+    /// The same for a further process. Of version 2, a group that hands controllers down holds no processes itself
+    /// (cgroup-v2, "No Internal Process Constraint"): the process then joins the first one where that has gone to.
+    pub(super) fn enter_beside(directories: &[PathBuf], first: i32, pid: i32) -> Result<(), Trouble> {
+        directories.iter().try_for_each(|directory| match add(directory, pid) {
+            Err((_, error)) if error.kind() == io::ErrorKind::ResourceBusy => {
+                Self::enter(&[group_of(first).unwrap_or_else(|| directory.clone())], pid)
+            }
+            added => added.map_err(|trouble| not_added(pid, &trouble)),
         })
     }
 
@@ -269,6 +275,24 @@ fn write_in_some_order(group: &Path, settings: Vec<Setting>) -> Result<(), (Path
     let settings = settings.into_iter().filter(|one| !one.file.starts_with("devices."));
     let refused: Vec<Setting> = settings.filter(|one| write(one).is_err()).collect();
     refused.iter().try_for_each(write)
+}
+
+fn add(directory: &Path, pid: i32) -> Result<(), (PathBuf, io::Error)> {
+    let file = directory.join("cgroup.procs");
+    fs::write(&file, pid.to_string()).map_err(|error| (file, error))
+}
+
+fn not_added(pid: i32, (file, error): &(PathBuf, io::Error)) -> Trouble {
+    let reason = format!("adding pid {pid} to {}: {}", file.display(), in_words(error));
+    Trouble::new("join the container's control groups", reason)
+}
+
+/// The group of version 2 that a process is in.
+fn group_of(pid: i32) -> Option<PathBuf> {
+    let mount = hierarchies().into_iter().find(|hierarchy| hierarchy.v2)?.mount;
+    let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+    let path = text.lines().find_map(|line| line.strip_prefix("0::"))?;
+    Some(mount.join(path.trim_start_matches('/')))
 }
 
 /// Writes to a file that is there: where it is not, an attempt to make it would be refused as if rights were missing.
