@@ -47,7 +47,7 @@ exec unshare --mount --cgroup --pid --net --ipc --uts --fork --mount-proc --kill
 
 /// Makes the inside of the namespaces. The shell stays as the first process, which collects those that lose their parents;
 /// what a test has left frozen goes on before it ends, because it waits for the end of all others. Some tests want ids of
-/// processes with five digits.
+/// processes with five digits. The devices are nodes of its own: crun's `exec --user` gives `/dev/null` to that user.
 ///
 /// Of version 2, a group hands controllers down only while it holds no processes itself ("No Internal Process Constraint").
 const FURNISH: &str = r#"
@@ -67,9 +67,14 @@ fi
 mount -t tmpfs -o mode=1777 tmpfs /tmp
 mount -t tmpfs -o mode=755 tmpfs /run
 mkdir -m 1777 /run/lock
+mkdir /run/devices
+for device in null:3 zero:5 full:7 random:8 urandom:9; do
+    mknod -m 666 "/run/devices/${device%:*}" c 1 "${device#*:}"
+    mount --bind "/run/devices/${device%:*}" "/dev/${device%:*}"
+done
 echo 9999 > /proc/sys/kernel/ns_last_pid || true
 ip link set lo up
-"$@" || true
+"$@" < /dev/null || true
 for state in $(find /sys/fs/cgroup -name freezer.state); do echo THAWED > "$state" || true; done
 "#;
 
