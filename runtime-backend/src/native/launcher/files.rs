@@ -46,9 +46,7 @@ pub(super) fn write(root: &OwnedFd, file: &WrittenFile) -> Result<(), Trouble> {
         }
         made => made,
     };
-    let fd = made
-        .call(|| format!("openat({beside:?}, O_CREAT|O_EXCL)"))
-        .trying(doing)?;
+    let fd = made.call(|| format!("openat({beside:?}, O_CREAT|O_EXCL)")).trying(doing)?;
     File::from(fd)
         .write_all(file.content.as_bytes())
         .map_err(|error| Trouble::new(doing(), error.to_string()))?;

@@ -1,7 +1,6 @@
 //! The launcher process: one loop over the keeper's requests and the ends of its children.
 
 use super::Identity;
-use super::{files, gather};
 use super::protocol::{
     Connection, Envelope, Instead, Job, LARGEST, MOST_DESCRIPTORS, Message, Part, PartKind, Reply, Request,
     Target, WrittenFile,
@@ -9,6 +8,7 @@ use super::protocol::{
 use super::remap::{Shift, Users};
 use super::share;
 use super::worker::{self, Roots};
+use super::{files, gather};
 use crate::native::launch::mounts::{is_bind, make_devices, open_bind};
 use crate::native::launch::{self, Join, Joined, Joining, Program, Trouble, Trying, World};
 use crate::native::network::addresses::Address;
@@ -813,7 +813,11 @@ impl<'a> Server<'a> {
             Job::Gather { id } => {
                 let stopped = || Trouble::new("find the container's processes", "it does not run");
                 let init = self.container(id)?.init.as_ref().ok_or_else(stopped)?;
-                Roots { target: Some(&self.proc), source: Some(init.pids.as_ref().ok_or_else(stopped)?), users: None }
+                Roots {
+                    target: Some(&self.proc),
+                    source: Some(init.pids.as_ref().ok_or_else(stopped)?),
+                    users: None,
+                }
             }
             Job::Digest { from, .. } => {
                 Roots { source: from.as_ref().map(own).transpose()?, ..Roots::default() }
