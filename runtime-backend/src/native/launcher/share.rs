@@ -87,10 +87,6 @@ fn open(proc: &OwnedFd, path: &str) -> Result<OwnedFd, Trouble> {
 pub(super) fn mounted(process: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, Trouble> {
     let doing = || format!("share {} of another container", path.display());
     let mut slot = process.try_clone_to_owned().map_err(|error| Trouble::new(doing(), error.to_string()))?;
-    let same = |one: BorrowedFd<'_>, other: BorrowedFd<'_>| {
-        let stat = |fd| rustix::fs::fstat(fd).map(|stat| (stat.st_dev, stat.st_ino)).ok();
-        stat(one) == stat(other)
-    };
     let copier = sys::fork_namespaces(libc::CLONE_FILES, || {
         let entered = rustix::thread::move_into_thread_name_spaces(process, ThreadNameSpaceType::MOUNT);
         let flags = OpenTreeFlags::OPEN_TREE_CLONE
@@ -103,7 +99,7 @@ pub(super) fn mounted(process: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, T
     });
     let copier = copier.call(|| "clone3(CLONE_FILES)".to_owned()).trying(doing)?;
     crate::native::reap::collect(&copier.pidfd);
-    if same(slot.as_fd(), process) {
+    if identity(&slot) == identity(process) {
         return Err(Trouble::new(doing(), "nothing is mounted there"));
     }
     Ok(slot)
@@ -115,9 +111,9 @@ pub(super) fn mount_namespace(proc: &OwnedFd, pid: i32) -> Option<(u64, u64)> {
     Some((stat.st_dev, stat.st_ino))
 }
 
-/// The same of an opened one.
-pub(super) fn identity(namespace: &OwnedFd) -> Option<(u64, u64)> {
-    let stat = rustix::fs::fstat(namespace).ok()?;
+/// What tells an open file, such as a namespace, from others.
+pub(super) fn identity(file: impl AsFd) -> Option<(u64, u64)> {
+    let stat = rustix::fs::fstat(file).ok()?;
     Some((stat.st_dev, stat.st_ino))
 }
 
