@@ -165,11 +165,11 @@ struct Init {
     /// Its pid namespace, unless it had ended before that was asked for.
     pids: Option<OwnedFd>,
     namespaces: u32,
-    /// Its mount namespace, if its processes are among another's and so do not end with it.
-    mounts: Option<(u64, u64)>,
+    /// Whether the container's processes are among another's, and so do not end with it.
+    among_others: bool,
     /// Its mount namespace as long as it runs: else the kernel would unmount everything in there before it tells that
     /// the process has ended.
-    mounted: Option<OwnedFd>,
+    mounts: Option<OwnedFd>,
 }
 
 /// What a container is started with.
@@ -342,16 +342,17 @@ impl<'a> Server<'a> {
         self.has_left(number, code);
         let mut own = self.containers.values_mut().filter_map(|container| container.init.as_mut());
         let init = own.find(|init| init.child == number);
-        let (mounts, mounted) = init.map_or((None, None), |init| (init.mounts, init.mounted.take()));
-        if let Some(mounts) = mounts {
-            share::kill_all(&self.proc, mounts);
+        let (among_others, mounts) =
+            init.map_or((false, None), |init| (init.among_others, init.mounts.take()));
+        if let Some(namespace) = mounts.as_ref().filter(|_| among_others).and_then(share::identity) {
+            share::kill_all(&self.proc, namespace);
         }
         let _ = send(self.socket, &Message::Exited { child: number, code, signal }, &[]);
         let removed = self.containers.iter().find_map(|(id, container)| {
             let is_init = container.init.as_ref().is_some_and(|init| init.child == number);
             Some((id.clone(), container.removal.filter(|_| is_init)?))
         });
-        let mut left: Vec<OwnedFd> = mounted.into_iter().collect();
+        let mut left: Vec<OwnedFd> = mounts.into_iter().collect();
         if let Some((id, seq)) = removed {
             left.extend(self.forget(&id));
             self.reply(seq, done());
@@ -628,8 +629,7 @@ impl<'a> Server<'a> {
         let namespaces = joined_namespaces(spec.linux().as_ref());
         // From here on nothing fails: a process that nobody knew of could not be taken away.
         let (pids, [kept, told]) = self.parts(&launched).inspect_err(|_| put_down(&launched))?;
-        let mounted = open_in(&self.proc, &format!("{}/ns/mnt", launched.pid)).ok();
-        let mounts = mounted.as_ref().and_then(share::identity).unwrap_or_default();
+        let mounts = open_in(&self.proc, &format!("{}/ns/mnt", launched.pid)).ok();
         let child = self.adopt(launched);
         if let Some(container) = self.containers.get_mut(id) {
             container.inner = Some(inner);
@@ -638,8 +638,8 @@ impl<'a> Server<'a> {
                 pidfd: kept,
                 pids,
                 namespaces,
-                mounts: share::has_others_pids(spec).then_some(mounts),
-                mounted,
+                among_others: share::has_others_pids(spec),
+                mounts,
             });
         }
         Ok((Reply::Started { child }, vec![told]))

@@ -1,8 +1,8 @@
-//! Makes network namespaces ahead of time and lets go of the files of removed containers, in a process of its own beside
-//! the launcher.
+//! Makes network namespaces ahead of time and lets go of the mounts of containers that have ended or are removed, in a
+//! process of its own beside the launcher.
 //!
 //! To make a namespace with its rules takes the kernel about a millisecond, as long as the rest of the launcher's work for
-//! a container; to unmount what was a container's root takes half of that, most of it waiting. So both are done while the
+//! a container; to unmount what was a container's takes two thirds of that, most of it waiting. So both are done while the
 //! launcher does that rest, and on another processor.
 //!
 //! ```text

@@ -401,7 +401,7 @@ impl Networks {
         }
     }
 
-    /// Closes what a removed container had, which nobody needs to wait for.
+    /// Closes what keeps mounts of a container that nobody needs any more, without waiting for it.
     pub(crate) fn let_go(&mut self, descriptors: Vec<OwnedFd>) {
         let refused = |maker: &Maker| maker.let_go(&descriptors).is_err();
         if !descriptors.is_empty() && self.maker.as_ref().is_some_and(refused) {
