@@ -18,6 +18,7 @@ const WORK: &[(&str, usize)] = &[
     ("redis", 15),
     ("postgres", 7),
     ("port-ping", 7),
+    ("port-benchmark", 7),
     ("port-connect", 7),
     ("port-many", 7),
     ("port-bulk", 7),
@@ -29,10 +30,19 @@ const WORK: &[(&str, usize)] = &[
 const WARM_UP: usize = 2;
 
 /// What is done through a published port.
-const PORTS: &[&str] = &["port-ping", "port-connect", "port-many", "port-bulk"];
+const PORTS: &[&str] = &["port-ping", "port-benchmark", "port-connect", "port-many", "port-bulk"];
 /// What is measured of Shakedown's own runtime.
-const OURS: &[&str] =
-    &["true", "at-once", "redis", "postgres", "port-ping", "port-connect", "port-many", "port-bulk"];
+const OURS: &[&str] = &[
+    "true",
+    "at-once",
+    "redis",
+    "postgres",
+    "port-ping",
+    "port-benchmark",
+    "port-connect",
+    "port-many",
+    "port-bulk",
+];
 
 /// The engines of a row's name; what they are asked to do; the process that does it.
 const ENGINES: &[(&str, &[&str], &str, Place)] = &[
@@ -47,7 +57,7 @@ const ENGINES: &[(&str, &[&str], &str, Place)] = &[
     ("docker", &["true", "at-once"], "engine", Place::Here),
     (
         "docker",
-        &["redis", "postgres", "port-ping", "port-connect", "port-many", "port-bulk"],
+        &["redis", "postgres", "port-ping", "port-benchmark", "port-connect", "port-many", "port-bulk"],
         "docker",
         Place::Here,
     ),
@@ -209,6 +219,8 @@ mod tests {
                         redis.native.root redis.native.user redis.docker redis.testcontainers \
                         postgres.native.root postgres.native.user postgres.docker postgres.testcontainers \
                         port-ping.native.root port-ping.native.user port-ping.loopback port-ping.docker \
+                        port-benchmark.native.root port-benchmark.native.user port-benchmark.loopback \
+                        port-benchmark.docker \
                         port-connect.native.root port-connect.native.user port-connect.loopback \
                         port-connect.docker port-many.native.root port-many.native.user port-many.loopback \
                         port-many.docker port-bulk.native.root port-bulk.native.user port-bulk.loopback \

@@ -33,6 +33,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("dockerd", "docker.io"),
     ("iptables", "iptables"),
     ("ip", "iproute2"),
+    ("redis-benchmark", "redis-tools"),
     ("newuidmap", "uidmap"),
     ("setpriv", "util-linux"),
     ("useradd", "passwd"),
