@@ -1,7 +1,7 @@
 //! The client of a keeper: what testkit and the command line use.
 //!
-//! Every request has a connection of its own. Dropping a request's future closes it, and the keeper cancels what was
-//! asked; dropping a [`Lease`] gives it back.
+//! Every request has a connection to itself. Dropping a request's future closes it, and the keeper cancels what was
+//! asked; dropping a [`Lease`] gives it back. The connection of a request that was answered is used for the next one.
 
 use crate::api::{
     self, BuildBody, BuildLine, ContainerState, ExecBody, ExecResult, ImageName, ImageTag, ImagesToSave,
@@ -27,6 +27,8 @@ use shakedown_spec::{Attachment, Build, Container, Failure, FailureKind};
 use std::fmt::Display;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 use tokio::io::{ReadHalf, WriteHalf};
 use tokio::net::UnixStream;
 use tokio::task::JoinHandle;
@@ -40,6 +42,7 @@ pub struct Client {
     socket: PathBuf,
     /// How to start a keeper again; `None` if the user named the socket.
     orders: Option<Orders>,
+    idle: Arc<Idle>,
 }
 
 impl Client {
@@ -65,7 +68,7 @@ impl Client {
     ///
     /// It could not be started.
     pub async fn of_session(orders: Orders) -> Result<Self, Failure> {
-        let client = Self { socket: orders.place().socket(), orders: Some(orders) };
+        let client = Self { socket: orders.place().socket(), orders: Some(orders), idle: Arc::default() };
         client.make_sure_it_runs().await?;
         Ok(client)
     }
@@ -81,7 +84,7 @@ impl Client {
                 .fact("reason", error.to_string())
                 .hint(format!("start one with `shakedown serve`, or unset {SOCKET_VARIABLE}"))
         })?;
-        Ok(Self { socket, orders: None })
+        Ok(Self { socket, orders: None, idle: Arc::default() })
     }
 
     async fn make_sure_it_runs(&self) -> Result<(), Failure> {
@@ -551,20 +554,27 @@ impl Client {
     }
 
     async fn json<T: DeserializeOwned>(&self, method: Method, path: &str, body: Body) -> Result<T, Failure> {
-        let answer = self.send(method, path, body).await?;
-        let bytes = answer.body.collect().await.map_err(|error| self.lost(&error))?.to_bytes();
+        let bytes = self.whole(method, path, body).await?;
         serde_json::from_slice(&bytes).map_err(|error| self.lost(&error))
     }
 
     async fn done(&self, method: Method, path: &str, body: Body) -> Result<(), Failure> {
-        self.send(method, path, body).await.map(drop)
+        self.whole(method, path, body).await.map(drop)
+    }
+
+    /// The whole body of an answer.
+    async fn whole(&self, method: Method, path: &str, body: Body) -> Result<Bytes, Failure> {
+        let Answer { body, connection } = self.send(method, path, body).await?;
+        let bytes = body.collect().await.map_err(|error| self.lost(&error))?.to_bytes();
+        self.idle.keep(connection);
+        Ok(bytes)
     }
 
     /// Sends a request and reads the head of the answer. An answer that is none of success is the keeper's failure.
     async fn send(&self, method: Method, path: &str, body: Body) -> Result<Answer, Failure> {
         let (response, connection) = self.request(method, path, body, &[]).await?;
         if response.status().is_success() {
-            return Ok(Answer { body: response.into_body(), _connection: connection });
+            return Ok(Answer { body: response.into_body(), connection });
         }
         Err(self.refusal(response).await)
     }
@@ -587,11 +597,10 @@ impl Client {
         body: Body,
         headers: &[(header::HeaderName, &str)],
     ) -> Result<(Response<Incoming>, Connection), Failure> {
-        let stream = UnixStream::connect(&self.socket).await.map_err(|error| self.lost(&error))?;
-        let (mut sender, connection) =
-            http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.lost(&error))?;
-        // An error of the connection is an error of the request or its body, too.
-        let connection = Connection(tokio::spawn(async move { drop(connection.with_upgrades().await) }));
+        let mut connection = match self.idle.take().await {
+            Some(connection) => connection,
+            None => self.connection().await?,
+        };
         let mut request = Request::builder()
             .method(method)
             .uri(path)
@@ -601,8 +610,17 @@ impl Client {
             request = request.header(name, *value);
         }
         let request = request.body(body).map_err(|error| self.lost(&error))?;
-        let response = sender.send_request(request).await.map_err(|error| self.lost(&error))?;
+        let response = connection.sender.send_request(request).await.map_err(|error| self.lost(&error))?;
         Ok((response, connection))
+    }
+
+    async fn connection(&self) -> Result<Connection, Failure> {
+        let stream = UnixStream::connect(&self.socket).await.map_err(|error| self.lost(&error))?;
+        let (sender, connection) =
+            http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.lost(&error))?;
+        // An error of the connection is an error of the request or its body, too.
+        let task = tokio::spawn(async move { drop(connection.with_upgrades().await) });
+        Ok(Connection { task, sender })
     }
 
     /// The keeper does not answer (any more).
@@ -714,11 +732,48 @@ fn json(value: &impl Serialize) -> Body {
 
 /// The task that moves a connection's bytes. Dropping it closes the connection, and with it what was asked.
 #[derive(Debug)]
-struct Connection(JoinHandle<()>);
+struct Connection {
+    task: JoinHandle<()>,
+    sender: http1::SendRequest<Body>,
+}
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.0.abort();
+        self.task.abort();
+    }
+}
+
+/// Connections whose requests have been answered.
+#[derive(Debug, Default)]
+struct Idle(Mutex<Vec<(Instant, Connection)>>);
+
+impl Idle {
+    /// How many are kept.
+    const MOST: usize = 4;
+    /// For how long one is used again: the keeper closes those that ask for nothing for ten times as long.
+    const LONGEST: Duration = Duration::from_secs(1);
+
+    fn kept(&self) -> MutexGuard<'_, Vec<(Instant, Connection)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn keep(&self, connection: Connection) {
+        let mut kept = self.kept();
+        kept.retain(|(since, _)| since.elapsed() < Self::LONGEST);
+        if kept.len() < Self::MOST {
+            kept.push((Instant::now(), connection));
+        }
+    }
+
+    /// One that can be used at once.
+    async fn take(&self) -> Option<Connection> {
+        loop {
+            let (since, mut connection) = self.kept().pop()?;
+            // One whose runtime has ended is not ready either.
+            if since.elapsed() < Self::LONGEST && connection.sender.ready().await.is_ok() {
+                return Some(connection);
+            }
+        }
     }
 }
 
@@ -726,7 +781,7 @@ impl Drop for Connection {
 struct Answer {
     body: Incoming,
     /// Open as long as the body is read.
-    _connection: Connection,
+    connection: Connection,
 }
 
 fn chunks(answer: Answer) -> impl Stream<Item = io::Result<Bytes>> + Send {
