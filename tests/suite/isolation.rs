@@ -116,3 +116,33 @@ fn a_declared_hosts_file_is_kept() {
         assert_eq!(said("cat /etc/hosts", declared), "192.0.2.7 warehouse\n");
     }
 }
+
+/// Whatever was made ahead for the next container, it finds what the one before it found: mounts, privileges, devices,
+/// limits.
+#[test]
+fn every_container_finds_the_same_world() {
+    let script = "sed 's/^[0-9]* [0-9]* [0-9]*:[0-9]* //' /proc/self/mountinfo | sort; \
+        grep -E '^(Umask|NSpid|Uid|Gid|Groups|SigBlk|SigIgn|SigCgt|Cap|NoNewPrivs|Seccomp)' /proc/self/status; \
+        cat /proc/self/limits /proc/self/cgroup /proc/1/oom_score_adj; readlink /proc/self/fd/0; \
+        ls -l /dev | awk '{print $1, $3, $4, $5, $NF}'; stat -c '%n %A %u %g' / /proc /sys /dev/shm /dev/mqueue; pwd; id; hostname; env | sort";
+    let once = || said(script, |c| c.hostname("same").env("HOSTNAME", "same"));
+    let first = once();
+    for again in 1..8 {
+        assert_eq!(once(), first, "of start {again}");
+    }
+}
+
+/// What is declared otherwise than for the container before is not what was made ahead for that one.
+#[test]
+fn what_differs_is_not_what_was_made_ahead() {
+    let script = "df -P /dev/shm | awk 'NR == 2 {print $2}'; ls /sys/firmware | wc -l; head -c 1 /proc/timer_list | wc -c; \
+        grep -c ' /srv/own ' /proc/self/mountinfo || true";
+    for _ in 0..3 {
+        let usual = said(script, |c| c);
+        assert!(usual.starts_with("65536\n0\n0\n"), "{usual}");
+        let larger = said(script, |c| c.with(|c| c.resources.shm_size = Some(8 << 20)));
+        assert!(larger.starts_with("8192\n0\n0\n"), "{larger}");
+        let mounted = said(script, |c| c.mount(Mount::tmpfs("/srv/own")));
+        assert_eq!(mounted, "65536\n0\n0\n1\n");
+    }
+}

@@ -2,7 +2,7 @@
 
 use super::cgroup::{Cgroup, Freezing};
 use super::driver::Extras;
-use super::launcher::Child;
+use super::launcher::{Child, Pending};
 use super::network::addresses::Address;
 use super::network::gateway::Gateway;
 use super::network::ports::{Taken, Target};
@@ -12,7 +12,7 @@ use crate::native::image::StoredImage;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -28,7 +28,7 @@ pub(crate) struct Instance {
     /// The users its image knows.
     pub(crate) accounts: Accounts,
     /// Its own way to the outside; a container on networks uses theirs.
-    gateway: Option<Gateway>,
+    gateway: OnceLock<Gateway>,
     /// Keeps the image from being removed.
     pub(crate) image: Arc<StoredImage>,
     /// What it gets besides its own files.
@@ -68,6 +68,7 @@ struct State {
     /// Whether it may reach the outside.
     reaches: bool,
     carrying: Vec<JoinSet<()>>,
+    pending: Option<Pending>,
     running: Option<Arc<Running>>,
 }
 
@@ -84,6 +85,8 @@ pub(crate) struct Prepared {
     pub(crate) reaches: bool,
     /// Whether it is to ask for names in its own network when it is on others.
     pub(crate) would_ask: bool,
+    /// What the launcher has been asked for and has not answered yet.
+    pub(crate) pending: Option<Pending>,
 }
 
 /// A container's first process.
@@ -105,9 +108,10 @@ impl Instance {
         extras: Extras,
         bound: Vec<(u16, Taken)>,
     ) -> Self {
-        let Prepared { places, accounts, gateway, reaches, would_ask } = prepared;
+        let Prepared { places, accounts, gateway, reaches, would_ask, pending } = prepared;
         let reached = places.first().map_or(Ipv4Addr::LOCALHOST, |place| place.address.v4);
-        let state = Mutex::new(State { bound, places, reaches, ..State::default() });
+        let state = Mutex::new(State { bound, places, reaches, pending, ..State::default() });
+        let gateway = gateway.map_or_else(OnceLock::new, OnceLock::from);
         let (reached, exit) = (watch::Sender::new(reached), watch::Sender::new(None));
         let freezing = tokio::sync::Mutex::default();
         Self { create, would_ask, reached, accounts, gateway, image, extras, state, exit, freezing }
@@ -175,7 +179,18 @@ impl Instance {
 
     /// Whether it has a way to the outside of its own.
     pub(crate) fn has_gateway(&self) -> bool {
-        self.gateway.is_some()
+        self.gateway.get().is_some()
+    }
+
+    /// Keeps its way to the outside.
+    pub(crate) fn set_gateway(&self, gateway: Option<Gateway>) {
+        // It is given one once.
+        let _ = gateway.map(|gateway| self.gateway.set(gateway));
+    }
+
+    /// What the launcher was asked for before its start.
+    pub(crate) fn take_pending(&self) -> Option<Pending> {
+        self.state().pending.take()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -73,7 +73,7 @@ impl Sandbox {
             None => Connection::Unused,
         };
         let (id, paths) = (sandbox.id.clone(), Accounts::paths());
-        let request = Request::Prepare { id, layers, upper, shift: None, connection, paths };
+        let request = Request::Prepare { id, layers, upper, shift: None, connection, paths, otherwise: true };
         let (reply, exits) = driver.launcher.ask_for(request).await.map_err(failed)?;
         if let Reply::Prepared { addresses, texts, .. } = reply {
             sandbox.accounts = Accounts::read(texts);

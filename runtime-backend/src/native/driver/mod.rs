@@ -34,6 +34,7 @@ use super::outbound::{HOST_NETWORK, Outbound, missing_ipv6};
 use super::stacked::{Stacking, VARIABLE};
 use super::streams::Checked;
 use super::transfer;
+use super::users::Accounts;
 use crate::build::{BuildProgress, BuildRequest};
 use crate::driver::{
     Attached, Capability, Create, Driver, Exec, ExecRequest, Exit, Image, Progress, Result, Socket, Usage,
@@ -79,6 +80,8 @@ struct Books {
     instances: BTreeMap<String, Arc<Instance>>,
     /// Images resolved in this session, by id.
     images: BTreeMap<String, Arc<StoredImage>>,
+    /// The users of images that containers were made of, by their layers.
+    accounts: BTreeMap<Vec<PathBuf>, Accounts>,
 }
 
 impl NativeDriver {
@@ -204,8 +207,15 @@ impl Driver for NativeDriver {
     async fn examine(&self) {
         let (id, layers) = ("examination".to_owned(), vec![self.place.clone()]);
         let (connection, paths) = (Connection::Unused, Vec::new());
-        let request =
-            Request::Prepare { id: id.clone(), layers, upper: None, shift: None, connection, paths };
+        let request = Request::Prepare {
+            id: id.clone(),
+            layers,
+            upper: None,
+            shift: None,
+            connection,
+            paths,
+            otherwise: true,
+        };
         if let Ok(Reply::Prepared { instead: Some(instead), .. }) = self.launcher.ask(request).await {
             let _ = self.instead.set(instead);
         }

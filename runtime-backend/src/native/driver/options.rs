@@ -138,7 +138,8 @@ impl NativeDriver {
     async fn mount_layers(&self, create: &Create, id: String, image: &Arc<StoredImage>) -> Result<()> {
         let (layers, root) = (image.layers.clone(), id.clone());
         let (connection, shift) = (Connection::Unused, self.shift(&create.container));
-        let request = Request::Prepare { id, layers, upper: None, shift, connection, paths: Vec::new() };
+        let paths = Vec::new();
+        let request = Request::Prepare { id, layers, upper: None, shift, connection, paths, otherwise: true };
         let made = self.launcher.ask(request).await;
         let reply = made.map_err(|trouble| launch_failed(&create.container, trouble))?;
         if let Reply::Prepared { instead, .. } = reply {

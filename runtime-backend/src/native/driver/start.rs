@@ -7,12 +7,13 @@ use super::names::{asks_for_names, names_on};
 use super::options::{Extras, files_by_root, with_groups};
 use crate::LogBook;
 use crate::driver::{Create, Exit, Result};
-use crate::native::bundle::Facts;
+use crate::native::bundle::{Bundle, Facts};
 use crate::native::cgroup::Cgroup;
 use crate::native::instance::{Instance, Place, Prepared, Running};
 use crate::native::launch::Trouble;
-use crate::native::launcher::{Connection, Identity, Instead, Job, Reply, Request};
+use crate::native::launcher::{Connection, Identity, Instead, Job, Pending, Reply, Request};
 use crate::native::network::addresses::Address;
+use crate::native::network::gateway::Gateway;
 use crate::native::network::ports::Taken;
 use crate::native::stacked::Stacking;
 use crate::native::sys::DeviceRule;
@@ -26,37 +27,106 @@ use std::sync::Arc;
 
 impl NativeDriver {
     /// Makes the file system and the network. What comes beside are the sockets at which the container asks for names.
+    ///
+    /// What comes of it is waited for at the start, where it is known already: the launcher works meanwhile.
     pub(super) async fn prepare(
         &self,
         request: &Create,
         layers: Vec<PathBuf>,
     ) -> Result<(Prepared, Vec<OwnedFd>)> {
         let container = &request.container;
-        let failed = |trouble| launch_failed(container, trouble);
-        let would_ask = asks_for_names(container, &request.image.config);
-        let mut connection = self.outbound.connection(&self.launcher, container).await.map_err(failed)?;
-        if let Connection::Own { resolver, .. } = &mut connection {
-            *resolver = would_ask && !container.networks.is_empty();
+        let connection = self.connection(request).await?;
+        let alone = matches!(&connection, Connection::Own { networks, .. } if networks.is_empty());
+        let plain = alone && container.files.is_empty() && self.shift(container).is_none();
+        match self.known_accounts(&layers).filter(|_| plain && self.instead.get().is_none()) {
+            Some(accounts) => {
+                let asked = self.prepare_request(request, layers, connection, None);
+                let pending = self.launcher.post(asked, &[]).await;
+                let pending = pending.map_err(|trouble| launch_failed(container, trouble))?;
+                let prepared = self.prepared(request, vec![Address::ALONE], accounts, None);
+                Ok((Prepared { pending: Some(pending), ..prepared }, Vec::new()))
+            }
+            None => self.prepare_now(request, layers, connection).await,
         }
-        let (id, paths) = (request.id.clone(), Accounts::paths());
-        let shift = self.shift(container);
+    }
+
+    async fn prepare_now(
+        &self,
+        request: &Create,
+        layers: Vec<PathBuf>,
+        connection: Connection,
+    ) -> Result<(Prepared, Vec<OwnedFd>)> {
+        let container = &request.container;
+        let failed = |trouble| launch_failed(container, trouble);
         let trees = layers.clone();
-        let prepare = Request::Prepare { id, layers, upper: None, shift, connection, paths };
+        let prepare = self.prepare_request(request, layers, connection, Some(Accounts::paths()));
         let (reply, sockets) = self.launcher.ask_for(prepare).await.map_err(failed)?;
         let (addresses, mut texts, instead) = match reply {
             Reply::Prepared { addresses, texts, instead } => (addresses, texts, instead),
             _ => (Vec::new(), Vec::new(), None),
         };
-        if self.complete(container, &request.id, trees, instead).await? {
+        if self.complete(container, &request.id, trees.clone(), instead).await? {
             texts = self.read_accounts(request).await?;
         }
+        let accounts = Accounts::read(texts);
+        self.books().accounts.insert(trees, accounts.clone());
         // The sockets of a container on networks are asked for names.
         let (exits, asked) =
             if container.networks.is_empty() { (sockets, Vec::new()) } else { (Vec::new(), sockets) };
         let gateway = self.outbound.admit(container, &addresses, exits).map_err(failed)?;
-        let reaches = self.outbound.reaches(container);
-        let places = places(container, addresses);
-        Ok((Prepared { places, accounts: Accounts::read(texts), gateway, reaches, would_ask }, asked))
+        Ok((self.prepared(request, addresses, accounts, gateway), asked))
+    }
+
+    /// The network to make for a container, with a place to ask for names if it is on networks.
+    async fn connection(&self, request: &Create) -> Result<Connection> {
+        let container = &request.container;
+        let connection = self.outbound.connection(&self.launcher, container).await;
+        let mut connection = connection.map_err(|trouble| launch_failed(container, trouble))?;
+        if let Connection::Own { resolver, .. } = &mut connection {
+            *resolver = asks_for_names(container, &request.image.config) && !container.networks.is_empty();
+        }
+        Ok(connection)
+    }
+
+    /// Without `paths` to read, nothing but the kernel's overlayfs will do.
+    fn prepare_request(
+        &self,
+        request: &Create,
+        layers: Vec<PathBuf>,
+        connection: Connection,
+        paths: Option<Vec<PathBuf>>,
+    ) -> Request {
+        let (id, shift, otherwise) = (request.id.clone(), self.shift(&request.container), paths.is_some());
+        let paths = paths.unwrap_or_default();
+        Request::Prepare { id, layers, upper: None, shift, connection, paths, otherwise }
+    }
+
+    fn prepared(
+        &self,
+        request: &Create,
+        addresses: Vec<Address>,
+        accounts: Accounts,
+        gateway: Option<Gateway>,
+    ) -> Prepared {
+        let container = &request.container;
+        let would_ask = asks_for_names(container, &request.image.config);
+        let (places, reaches) = (places(container, addresses), self.outbound.reaches(container));
+        Prepared { places, accounts, gateway, reaches, would_ask, pending: None }
+    }
+
+    /// The users of an image, if a container of it has been made.
+    fn known_accounts(&self, layers: &[PathBuf]) -> Option<Accounts> {
+        self.books().accounts.get(layers).cloned()
+    }
+
+    /// Completes what was begun with [`prepare`](Self::prepare): whether it is there. Where it failed it has to be done
+    /// anew, in another way or for a message.
+    async fn settle(&self, instance: &Instance, pending: Pending) -> Result<bool> {
+        let container = &instance.create.container;
+        let Ok((_, exits)) = pending.answer().await else { return Ok(false) };
+        let gateway = self.outbound.admit(container, &[Address::ALONE], exits);
+        instance.set_gateway(gateway.map_err(|trouble| launch_failed(container, trouble))?);
+        Ok(true)
     }
 
     /// The users the container knows, if a declared file has changed them.
@@ -201,16 +271,29 @@ impl NativeDriver {
             .map_err(|error| failed(Trouble::new("make pipes", error)))?;
         let mut descriptors = connected.theirs().to_vec();
         descriptors.extend(joining.iter().map(AsFd::as_fd));
-        let request = Request::Start {
+        let request = |bundle: Bundle| Request::Start {
             id: create.id.clone(),
             spec: Box::new(bundle.spec),
             filter: bundle.filter,
             live_nodes: create.container.privileged,
-            files,
+            files: files.clone(),
             parts: instance.extras.parts.clone(),
             init: create.container.init,
         };
-        let child = self.launcher.start(request, &descriptors).await.map_err(failed)?;
+        let started = self.launcher.post(request(bundle), &descriptors).await.map_err(failed)?;
+        let settled = match instance.take_pending() {
+            Some(pending) => self.settle(instance, pending).await?,
+            None => true,
+        };
+        let child = if settled {
+            started.child().await
+        } else {
+            let connection = self.connection(create).await?;
+            let (made, _) = self.prepare_now(create, instance.image.layers.clone(), connection).await?;
+            instance.set_gateway(made.gateway);
+            self.launcher.start(request(facts.bundle()?), &descriptors).await
+        };
+        let child = child.map_err(failed)?;
         let attached = connected
             .into_log(log, container.stdin_open)
             .map_err(|error| failed(Trouble::new("take the terminal", error)))?;

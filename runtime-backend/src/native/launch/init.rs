@@ -16,11 +16,11 @@ type Step = fn(&Init<'_>) -> Result<(), Trouble>;
 /// The steps of the new process, in order; their number is what failure messages count.
 const STEPS: [Step; 9] = [
     |init| init.map_ids(),
-    |init| init.isolate_mounts(),
+    |init| init.stage().isolate_mounts(),
     |init| init.join_groups(),
-    |init| init.mount_all(),
-    |init| init.cover_paths(),
-    |init| init.change_root(),
+    |init| init.stage().mount_all(),
+    |init| init.stage().cover_paths(),
+    |init| init.stage().change_root(),
     |init| init.name_host(),
     |init| init.set_parameters(),
     |init| init.connect_streams(),
@@ -143,7 +143,8 @@ impl Init<'_> {
         let count = STEPS.len() + 1;
         STEPS.iter().enumerate().try_for_each(|(number, step)| {
             step(self).map_err(|trouble| Trouble { step: Some((number + 1, count)), ..trouble })
-        })
+        })?;
+        self.world.complete.map_or(Ok(()), super::ahead::wait_for_files)
     }
 
     /// Trouble of the last step.
@@ -152,8 +153,9 @@ impl Init<'_> {
         Trouble { step: Some((count, count)), ..trouble }
     }
 
-    fn root(&self) -> Root<'_> {
-        Root::new(self.world.root)
+    /// Its file systems.
+    pub(crate) fn stage(&self) -> Stage<'_> {
+        Stage { spec: self.spec, world: self.world }
     }
 
     /// Before the control groups are mounted: a mount shows what is below the root of the namespace that made it, which
@@ -194,6 +196,58 @@ impl Init<'_> {
         write("gid_map", &gid)
     }
 
+    pub(crate) fn name_host(&self) -> Result<(), Trouble> {
+        if let Some(name) = self.spec.hostname() {
+            rustix::system::sethostname(name.as_bytes())
+                .call(|| format!("sethostname({name:?})"))
+                .trying(|| format!("set the host name `{name}`"))?;
+        }
+        if let Some(name) = self.spec.domainname() {
+            rustix::system::setdomainname(name.as_bytes())
+                .call(|| format!("setdomainname({name:?})"))
+                .trying(|| format!("set the domain name `{name}`"))?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn set_parameters(&self) -> Result<(), Trouble> {
+        let sysctls = self.spec.linux().as_ref().and_then(|linux| linux.sysctl().as_ref());
+        for (key, value) in sysctls.into_iter().flatten() {
+            self.set_sysctl(key, value)
+                .call(|| format!("write(\"/proc/sys/{}\", {value:?})", key.replace('.', "/")))
+                .trying(|| format!("set the kernel parameter `{key}`"))?;
+        }
+        self.program.set_limits()
+    }
+
+    /// `/proc/sys` is read-only by now, so the parameter is written through a procfs of this process's own, which
+    /// nobody can have mounted anything on (CVE-2025-52881).
+    fn set_sysctl(&self, key: &str, value: &str) -> Result<(), rustix::io::Errno> {
+        let proc = mounts::private_proc()?;
+        let path = format!("sys/{}", key.replace('.', "/"));
+        let file = mounts::resolve(proc.as_fd(), Path::new(&path), OFlags::WRONLY | OFlags::CLOEXEC)?;
+        rustix::io::write(&file, value.as_bytes()).map(drop)
+    }
+
+    fn connect_streams(&self) -> Result<(), Trouble> {
+        self.program.connect(&self.world.stdio)?;
+        // With an init, the program leads the session, and has the terminal.
+        if self.world.reaper { Ok(()) } else { self.program.lead_session() }
+    }
+}
+
+/// What a process makes the container's only file systems.
+#[derive(Debug)]
+pub(crate) struct Stage<'a> {
+    pub(crate) spec: &'a Spec,
+    pub(crate) world: &'a World<'a>,
+}
+
+impl Stage<'_> {
+    fn root(&self) -> Root<'_> {
+        Root::new(self.world.root)
+    }
+
     /// Nothing mounted from here on may be seen outside, and nothing mounted outside afterwards in here.
     pub(crate) fn isolate_mounts(&self) -> Result<(), Trouble> {
         rustix::mount::mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)
@@ -201,7 +255,8 @@ impl Init<'_> {
             .trying(|| "make the container's mounts its own".to_owned())?;
         mounts::attach_root(self.world.root)
             .call(|| "move_mount(root, \"\", AT_FDCWD, \"/\", MOVE_MOUNT_F_EMPTY_PATH)".to_owned())
-            .trying(|| "attach the container's root".to_owned())
+            .trying(|| "attach the container's root".to_owned())?;
+        self.world.furniture.map_or(Ok(()), |furniture| furniture.move_into(&self.root()))
     }
 
     pub(crate) fn mount_all(&self) -> Result<(), Trouble> {
@@ -210,6 +265,9 @@ impl Init<'_> {
         for mount in self.spec.mounts().iter().flatten() {
             let bind = if mounts::is_bind(mount) { binds.next() } else { None };
             root.mount(mount, bind)?;
+        }
+        if self.world.furniture.is_some() {
+            return Ok(());
         }
         let is_dev = |m: &&Mount| m.destination() == Path::new("/dev");
         // A `/dev` that is a part of the host has what it has.
@@ -248,49 +306,15 @@ impl Init<'_> {
             .call(|| format!("mount_setattr(root, {attributes:?})"))
             .trying(doing)?;
         rustix::process::fchdir(self.world.root).call(|| "fchdir(root)".to_owned()).trying(doing)?;
+        if self.world.furniture.is_some() {
+            // It lies over an empty root, as one does over the kernel's first. To take that away would have to wait for all
+            // processors (RCU), a millisecond or two if another one is busy in the kernel.
+            return rustix::process::chroot(".").call(|| "chroot(\".\")".to_owned()).trying(doing);
+        }
         rustix::process::pivot_root(".", ".").call(|| "pivot_root(\".\", \".\")".to_owned()).trying(doing)?;
         rustix::mount::unmount(".", UnmountFlags::DETACH)
             .call(|| "umount2(\".\", MNT_DETACH)".to_owned())
             .trying(doing)?;
         rustix::process::chdir("/").call(|| "chdir(\"/\")".to_owned()).trying(doing)
-    }
-
-    pub(crate) fn name_host(&self) -> Result<(), Trouble> {
-        if let Some(name) = self.spec.hostname() {
-            rustix::system::sethostname(name.as_bytes())
-                .call(|| format!("sethostname({name:?})"))
-                .trying(|| format!("set the host name `{name}`"))?;
-        }
-        if let Some(name) = self.spec.domainname() {
-            rustix::system::setdomainname(name.as_bytes())
-                .call(|| format!("setdomainname({name:?})"))
-                .trying(|| format!("set the domain name `{name}`"))?;
-        }
-        Ok(())
-    }
-
-    pub(crate) fn set_parameters(&self) -> Result<(), Trouble> {
-        let sysctls = self.spec.linux().as_ref().and_then(|linux| linux.sysctl().as_ref());
-        for (key, value) in sysctls.into_iter().flatten() {
-            self.set_sysctl(key, value)
-                .call(|| format!("write(\"/proc/sys/{}\", {value:?})", key.replace('.', "/")))
-                .trying(|| format!("set the kernel parameter `{key}`"))?;
-        }
-        self.program.set_limits()
-    }
-
-    /// `/proc/sys` is read-only by now, so the parameter is written through a procfs of this process's own, which
-    /// nobody can have mounted anything on (CVE-2025-52881).
-    fn set_sysctl(&self, key: &str, value: &str) -> Result<(), rustix::io::Errno> {
-        let proc = mounts::private_proc()?;
-        let path = format!("sys/{}", key.replace('.', "/"));
-        let file = mounts::resolve(proc.as_fd(), Path::new(&path), OFlags::WRONLY | OFlags::CLOEXEC)?;
-        rustix::io::write(&file, value.as_bytes()).map(drop)
-    }
-
-    fn connect_streams(&self) -> Result<(), Trouble> {
-        self.program.connect(&self.world.stdio)?;
-        // With an init, the program leads the session, and has the terminal.
-        if self.world.reaper { Ok(()) } else { self.program.lead_session() }
     }
 }

@@ -4,6 +4,7 @@
 //! launch(spec, world) ──clone──► init: join groups ► map ids ► make mounts private ► attach root ► mounts ► masks
 //!                                       ► pivot ► names, parameters, limits ► privileges ► exec
 //! launch with an init ──fork───► the same, then fork ► exec; process 1 forwards signals and reaps
+//! ahead(form) ──────────fork───► the mounts that most have, wait for the start of one that has them ► the same
 //! join(program, init) ──fork───► enter namespaces ► join groups ► privileges ► exec
 //! ```
 //!
@@ -11,6 +12,7 @@
 //! writing it down where the launcher reads it afterwards. A further process is among hostile ones from its beginning:
 //! it is a fork, and reports over a pipe.
 
+mod ahead;
 mod init;
 mod join;
 pub(crate) mod mounts;
@@ -20,6 +22,7 @@ mod reaper;
 mod remapped;
 pub(crate) mod terminal;
 
+pub(crate) use ahead::{Ahead, Form, Furniture, has_own_files_only};
 pub(crate) use init::{Init, launch};
 pub(crate) use join::{Joined, Joining, join};
 pub(crate) use program::{Program, terminal_size};
@@ -54,6 +57,10 @@ pub(crate) struct World<'a> {
     pub(crate) stdio: [BorrowedFd<'a>; 3],
     /// Whether process 1 is the launch code's own init, with the program as its child.
     pub(crate) reaper: bool,
+    /// What was mounted ahead, in this mount namespace.
+    pub(crate) furniture: Option<&'a Furniture>,
+    /// Where it hears that its files are complete, if they are written meanwhile.
+    pub(crate) complete: Option<BorrowedFd<'a>>,
 }
 
 /// A namespace that a container shares: it is entered for the launch, and left again.

@@ -340,6 +340,15 @@ impl<'a> Root<'a> {
         expose(made.as_fd(), &options, path)
     }
 
+    /// Puts a detached or attached mount of a new file system in its place.
+    pub(super) fn put(&self, mount: &OwnedFd, path: &Path) -> Result<(), Trouble> {
+        // Other than of `/dev`, parts of it have been masked.
+        if path != Path::new("/dev") {
+            self.expect_directory(path)?;
+        }
+        self.attach(mount, path, true)
+    }
+
     /// What is masked is looked for by name afterwards: it has to be where the name says. A link in the place of `/proc`
     /// would lead the writes of runtimes astray as well (CVE-2019-19921, CVE-2023-27561).
     fn expect_directory(&self, path: &Path) -> Result<(), Trouble> {

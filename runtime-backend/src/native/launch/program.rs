@@ -28,7 +28,8 @@ pub(crate) struct Program {
     gid: Gid,
     groups: Vec<Gid>,
     umask: Option<u32>,
-    bounding: CapabilitySet,
+    /// The bounding set; none if it is as it is to be.
+    bounding: Option<CapabilitySet>,
     sets: CapabilitySets,
     ambient: CapabilitySet,
     rlimits: Vec<(u32, u64, u64)>,
@@ -77,7 +78,7 @@ impl Program {
             gid: Gid::from_raw(user.gid()),
             groups: user.additional_gids().iter().flatten().map(|gid| Gid::from_raw(*gid)).collect(),
             umask: user.umask(),
-            bounding: held(sets.map(|sets| sets.bounding())),
+            bounding: Some(held(sets.map(|sets| sets.bounding()))),
             sets: capabilities,
             ambient: held(sets.map(|sets| sets.ambient())),
             rlimits: process
@@ -116,6 +117,11 @@ impl Program {
     /// The same without supplementary groups set: those of this process are kept.
     pub(crate) fn keeping_groups(self) -> Self {
         Self { set_groups: false, ..self }
+    }
+
+    /// The same in a process that has been [bound](bind_capabilities) before.
+    pub(super) fn bound(self) -> Self {
+        Self { bounding: None, ..self }
     }
 
     /// The same with `SECCOMP_FILTER_FLAG_*` for its filter.
@@ -200,7 +206,7 @@ impl Program {
     /// All but the execution of the program.
     pub(super) fn give_up_privileges(&self, told: &Told<'_>) -> Result<(), Trouble> {
         let privileges = || "give up privileges".to_owned();
-        self.drop_bounding().trying(privileges)?;
+        self.bounding.map_or(Ok(()), drop_others).trying(privileges)?;
         self.adjust_oom_score()?;
         if let Some(profile) = &self.profile {
             super::profile::enter_at_exec(profile)?;
@@ -227,18 +233,6 @@ impl Program {
             self.install_filter(told)?;
         }
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(self.umask.unwrap_or(0o022)));
-        Ok(())
-    }
-
-    fn drop_bounding(&self) -> Result<(), CallError> {
-        for capability in all_capabilities().iter().filter(|capability| !self.bounding.contains(*capability))
-        {
-            match rustix::thread::remove_capability_from_bounding_set(capability) {
-                // The kernel does not know the capability.
-                Ok(()) | Err(Errno::INVAL) => {}
-                Err(errno) => return Err(errno).call(|| format!("prctl(PR_CAPBSET_DROP, {capability:?})")),
-            }
-        }
         Ok(())
     }
 
@@ -361,6 +355,24 @@ impl Program {
         let call = Some(format!("execve({:?}) = {}", name, sys::errno_name(worst)));
         Trouble { doing: format!("run `{name}`"), call, reason, step: None }
     }
+}
+
+/// Takes everything out of the bounding set that the process of a container is not to get: the first of what
+/// [`Program::run`] does, which can be done ahead. The process itself keeps what it has.
+pub(super) fn bind_capabilities(bounding: &Option<Capabilities>) -> Result<(), Trouble> {
+    drop_others(bounding.as_ref().map_or(CapabilitySet::empty(), bits))
+        .trying(|| "give up privileges".to_owned())
+}
+
+fn drop_others(bounding: CapabilitySet) -> Result<(), CallError> {
+    for capability in all_capabilities().iter().filter(|capability| !bounding.contains(*capability)) {
+        match rustix::thread::remove_capability_from_bounding_set(capability) {
+            // The kernel does not know the capability.
+            Ok(()) | Err(Errno::INVAL) => {}
+            Err(errno) => return Err(errno).call(|| format!("prctl(PR_CAPBSET_DROP, {capability:?})")),
+        }
+    }
+    Ok(())
 }
 
 /// Rows and columns of a process's terminal; 0 where they are not given.

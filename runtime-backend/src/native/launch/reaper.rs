@@ -24,24 +24,36 @@ pub(super) fn launch(
     let (report, write) = pipe.trying(doing)?;
     let mut write = Some(write);
     let child = remapped::fork(init.namespaces(), users, || match write.take() {
-        Some(write) if init.has_reaper() => be_first(init, write),
-        Some(write) => tell(&write, &init.run_but_for(&[write.as_fd()])),
+        Some(write) => enter(init, write),
         None => 127,
     })?;
     drop(write);
+    Ok((child, hear(report)))
+}
+
+/// The new process, until it is the program or waits for it. Returns the exit code.
+pub(super) fn enter(init: &Init<'_>, report: OwnedFd) -> i32 {
+    if init.has_reaper() {
+        be_first(init, report)
+    } else {
+        tell(&report, &init.run_but_for(&[report.as_fd()]))
+    }
+}
+
+/// What the new process reports, if it is trouble; waits until that is known.
+pub(super) fn hear(report: OwnedFd) -> Option<Trouble> {
     let mut text = Vec::new();
-    let read = File::from(report).read_to_end(&mut text);
     let lost = || Trouble::new("run the program", "how far its init got is not known");
-    let trouble = match read {
+    match File::from(report).read_to_end(&mut text) {
         Ok(0) => None,
         _ => Some(serde_json::from_slice(&text).unwrap_or_else(|_| lost())),
-    };
-    Ok((child, trouble))
+    }
 }
 
 /// Process 1: sets the container up, starts the program, and stays until it has ended.
 fn be_first(init: &Init<'_>, report: OwnedFd) -> i32 {
     let started = init.set_up().and_then(|()| {
+        sys::overwrite_arguments("shakedown: init");
         sys::close_other_than(&[report.as_fd()]);
         // Before the program runs: its signals must find somebody who listens.
         sys::block_signals();
@@ -70,7 +82,8 @@ fn be_program(init: &Init<'_>, report: &OwnedFd) -> i32 {
     tell(report, &Init::at_last(trouble))
 }
 
-fn tell(report: &OwnedFd, trouble: &Trouble) -> i32 {
+/// Reports trouble; returns the exit code.
+pub(super) fn tell(report: &OwnedFd, trouble: &Trouble) -> i32 {
     let text = serde_json::to_vec(trouble).unwrap_or_default();
     if let Ok(copy) = report.try_clone() {
         let _ = File::from(copy).write_all(&text);

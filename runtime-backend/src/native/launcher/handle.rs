@@ -162,6 +162,34 @@ struct Answer {
     exit: Option<EndReceiver>,
 }
 
+/// A request that was sent and is not answered yet. Requests are carried out in the order in which they were sent.
+#[derive(Debug)]
+pub(crate) struct Pending(oneshot::Receiver<Answer>);
+
+impl Pending {
+    async fn wait(self) -> Result<Answer, Trouble> {
+        match self.0.await.map_err(|_| lost())? {
+            Answer { reply: Reply::Trouble(trouble), .. } => Err(trouble),
+            answer => Ok(answer),
+        }
+    }
+
+    /// Its answer, with the descriptors beside it.
+    pub(crate) async fn answer(self) -> Result<(Reply, Vec<OwnedFd>), Trouble> {
+        self.wait().await.map(|answer| (answer.reply, answer.beside))
+    }
+
+    /// The process that it started.
+    pub(crate) async fn child(self) -> Result<Child, Trouble> {
+        let answer = self.wait().await?;
+        let pidfd = answer.beside.into_iter().next();
+        match (answer.reply, pidfd, answer.exit) {
+            (Reply::Started { child: number }, Some(pidfd), Some(exit)) => Ok(Child { number, pidfd, exit }),
+            _ => Err(misunderstood()),
+        }
+    }
+}
+
 impl Handle {
     /// As whom containers run.
     pub(crate) fn identity(&self) -> Identity {
@@ -203,12 +231,16 @@ impl Handle {
         request: Request,
         descriptors: &[BorrowedFd<'_>],
     ) -> Result<Child, Trouble> {
-        let answer = self.shared.exchange(request, descriptors).await?;
-        let pidfd = answer.beside.into_iter().next();
-        match (answer.reply, pidfd, answer.exit) {
-            (Reply::Started { child: number }, Some(pidfd), Some(exit)) => Ok(Child { number, pidfd, exit }),
-            _ => Err(misunderstood()),
-        }
+        self.post(request, descriptors).await?.child().await
+    }
+
+    /// Asks for something without waiting for the answer.
+    pub(crate) async fn post(
+        &self,
+        request: Request,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<Pending, Trouble> {
+        self.shared.post(request, descriptors).await
     }
 
     /// Makes sockets in a container's network.
@@ -280,6 +312,10 @@ impl Shared {
     }
 
     async fn exchange(&self, request: Request, beside: &[BorrowedFd<'_>]) -> Result<Answer, Trouble> {
+        self.post(request, beside).await?.wait().await
+    }
+
+    async fn post(&self, request: Request, beside: &[BorrowedFd<'_>]) -> Result<Pending, Trouble> {
         let seq = self.sequence.fetch_add(1, Ordering::Relaxed);
         let bytes = serde_json::to_vec(&Envelope { seq, request })
             .map_err(|error| Trouble::new("tell the launcher", error.to_string()))?;
@@ -307,10 +343,7 @@ impl Shared {
             self.books().waiting.remove(&seq);
             return Err(lost());
         }
-        match answer.await.map_err(|_| lost())? {
-            Answer { reply: Reply::Trouble(trouble), .. } => Err(trouble),
-            answer => Ok(answer),
-        }
+        Ok(Pending(answer))
     }
 
     /// Hears the launcher until one of the two ends.

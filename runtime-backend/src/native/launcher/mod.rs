@@ -5,7 +5,8 @@
 //!    │               │          as an ordinary user also a user namespace)
 //!    │  seqpacket    ├──clone──► container: init, …
 //!    │◄─────────────►├──clone──► container: init, …
-//!    │               └──fork───► worker: unpacks a layer, copies files, and ends
+//!    │               ├──fork───► worker: unpacks a layer, copies files, and ends
+//!    │               └──fork───► maker: makes the next container's network, and its first process as its own sibling
 //! ```
 //!
 //! It has one thread and little memory, so clones of it are cheap and sound. It ends when its socket to the keeper
@@ -27,10 +28,10 @@ mod worker;
 
 pub(crate) use extract::{Extraction, extract};
 pub use handle::Launcher;
-pub(crate) use handle::{Child, Handle, receiving_pipe, sending_pipe};
+pub(crate) use handle::{Child, Handle, Pending, receiving_pipe, sending_pipe};
 pub(crate) use identity::{Identity, further_ids};
 pub(crate) use protocol::{
-    Connection, Instead, Job, Joining, Part, PartKind, Reply, Request, Target, WrittenFile,
+    Connection, Instead, Job, Joining, MOST_DESCRIPTORS, Part, PartKind, Reply, Request, Target, WrittenFile,
 };
 pub(crate) use remap::{Shift, Users, become_root};
 pub(crate) use serve::{receive_message, send_message};

@@ -26,7 +26,7 @@ use std::path::PathBuf;
 /// The largest message; larger declarations are refused by the sender.
 pub(super) const LARGEST: usize = 200 << 10;
 /// The most descriptors beside one message.
-pub(super) const MOST_DESCRIPTORS: usize = 24;
+pub(crate) const MOST_DESCRIPTORS: usize = 24;
 
 /// From the keeper.
 #[derive(Debug, Serialize, Deserialize)]
@@ -45,7 +45,8 @@ pub(crate) enum Request {
     TryExit,
     /// Mount the root file system and make the network of a container, and read `paths` of it. What is written goes to
     /// the empty directory `upper`, if there is one and its file system can do it. With `shift`, its users are others of
-    /// the host's, and `upper` is of no use. Answered by `Prepared`.
+    /// the host's, and `upper` is of no use. Without `otherwise` it fails where the kernel's overlayfs is refused. Answered
+    /// by `Prepared`.
     Prepare {
         id: String,
         layers: Vec<PathBuf>,
@@ -53,6 +54,7 @@ pub(crate) enum Request {
         shift: Option<Shift>,
         connection: Connection,
         paths: Vec<PathBuf>,
+        otherwise: bool,
     },
     /// Read a file of a container, at most 48 KiB. Answered by `Text`, empty if there is no such file.
     Read { id: String, paths: Vec<PathBuf> },

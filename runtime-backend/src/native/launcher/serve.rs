@@ -10,9 +10,9 @@ use super::share;
 use super::worker::{self, Roots};
 use super::{files, gather};
 use crate::native::launch::mounts::{is_bind, make_devices, open_bind};
-use crate::native::launch::{self, Join, Joined, Joining, Program, Trouble, Trying, World};
+use crate::native::launch::{self, Form, Join, Joined, Joining, Launched, Program, Trouble, Trying, World};
 use crate::native::network::addresses::Address;
-use crate::native::network::namespace::{ContainerNetwork, Leaving, Networks};
+use crate::native::network::namespace::{ContainerNetwork, Leaving, Networks, Waiting};
 use crate::native::rootfs::Rootfs;
 use crate::native::seccomp::{self, Filter, Policy};
 use crate::native::stacked::{Stacking, VARIABLE, is_refusal};
@@ -30,6 +30,7 @@ use rustix::net::{
     SendFlags,
 };
 use rustix::process::{Signal, WaitId, WaitIdOptions, waitid};
+use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -130,6 +131,8 @@ struct Container {
     /// The mount of the root that is in the container's mount namespace, once it has one.
     inner: Option<OwnedFd>,
     network: Attached,
+    /// A process in its network that waits to be its first one.
+    ahead: Option<Waiting>,
     init: Option<Init>,
     /// The request to answer when the last process is gone.
     removal: Option<u64>,
@@ -178,6 +181,7 @@ struct Start<'a> {
     spec: &'a Spec,
     filter: Filter,
     live_nodes: bool,
+    files: &'a [WrittenFile],
     parts: &'a [Part],
     init: bool,
 }
@@ -204,7 +208,7 @@ struct Server<'a> {
     /// Further processes on their way to their program, by the request to answer.
     joining: BTreeMap<u64, Joining>,
     started: u64,
-    filters: HashMap<Vec<String>, Vec<sock_filter>>,
+    filters: RefCell<HashMap<Vec<String>, Vec<sock_filter>>>,
 }
 
 /// What there is to do.
@@ -262,7 +266,7 @@ impl<'a> Server<'a> {
             children: BTreeMap::new(),
             joining: BTreeMap::new(),
             started: 0,
-            filters: HashMap::new(),
+            filters: RefCell::default(),
         })
     }
 
@@ -285,10 +289,11 @@ impl<'a> Server<'a> {
         }
     }
 
-    /// Waits for something to do; before standing still, makes a namespace for the next container.
+    /// Waits for something to do; when there has been nothing for a while, makes a namespace for the next container.
     fn wait(&mut self) -> Ready {
-        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
-        let ready = self.poll(Some(&at_once));
+        // Long enough for a container that ends at once to be gone: on a machine with few processors it would have to wait.
+        const QUIET: Timespec = Timespec { tv_sec: 0, tv_nsec: 2_000_000 };
+        let ready = self.poll(Some(&QUIET));
         if !ready.is_empty() {
             return ready;
         }
@@ -411,17 +416,17 @@ impl<'a> Server<'a> {
                 let exits = self.networks.open_exit(v6)?;
                 Ok((Reply::Done, exits.into_iter().flatten().collect()))
             }
-            Request::Prepare { id, layers, upper, shift, connection, paths } => {
-                let (instead, connected) =
-                    self.prepare(id.clone(), &layers, upper.as_deref(), shift, connection)?;
+            Request::Prepare { id, layers, upper, shift, connection, paths, otherwise } => {
+                let place = (upper.as_deref(), otherwise);
+                let (instead, connected) = self.prepare(id.clone(), &layers, place, shift, connection)?;
                 let (addresses, exits) = connected;
                 Ok((Reply::Prepared { addresses, texts: self.read(&id, &paths)?, instead }, exits))
             }
             Request::Read { id, paths } => Ok((Reply::Text(self.read(&id, &paths)?), Vec::new())),
             Request::Write { id, files } => self.write(&id, &files).and_then(|()| done()),
             Request::Start { id, spec, filter, live_nodes, files, parts, init } => {
-                let start = Start { id: &id, spec: &spec, filter, live_nodes, parts: &parts, init };
-                self.write(&id, &files).and_then(|()| self.start(start, descriptors))
+                let (id, spec, files, parts) = (&id, &spec, &files, &parts);
+                self.start(Start { id, spec, filter, live_nodes, files, parts, init }, descriptors)
             }
             Request::Signal { child, signal } => self.signal(child, signal),
             Request::Sockets { id, count } => self.sockets(&id, count),
@@ -523,7 +528,7 @@ impl<'a> Server<'a> {
         &mut self,
         id: String,
         layers: &[PathBuf],
-        upper: Option<&Path>,
+        (upper, otherwise): (Option<&Path>, bool),
         shift: Option<Shift>,
         connection: Connection,
     ) -> Result<(Option<Instead>, Connected), Trouble> {
@@ -533,12 +538,13 @@ impl<'a> Server<'a> {
         }
         let (rootfs, instead) = match self.users.as_ref().filter(|_| remapped) {
             Some(users) => (Rootfs::mount_for(users, layers, &self.scratch)?, None),
-            None => self.mount_root(layers, upper)?,
+            None => self.mount_root(layers, upper, otherwise)?,
         };
-        let (network, addresses, exits) = self.connect(connection, remapped)?;
-        let container = Container { rootfs, remapped, inner: None, network, init: None, removal: None };
+        let (network, ahead, connected) = self.connect(connection, remapped)?;
+        let container =
+            Container { rootfs, remapped, inner: None, network, ahead, init: None, removal: None };
         self.containers.insert(id, container);
-        Ok((instead, (addresses, exits)))
+        Ok((instead, connected))
     }
 
     /// Mounts a root file system; what was used if not the kernel's overlayfs, and why.
@@ -546,6 +552,7 @@ impl<'a> Server<'a> {
         &self,
         layers: &[PathBuf],
         upper: Option<&Path>,
+        otherwise: bool,
     ) -> Result<(Rootfs, Option<Instead>), Trouble> {
         let doing = "mount the container's file system";
         let demanded = Stacking::demanded().map_err(|reason| Trouble::new(doing, reason))?;
@@ -554,6 +561,7 @@ impl<'a> Server<'a> {
             // What is written in a build's step becomes a layer, as overlayfs leaves it.
             _ if upper.is_some() => return Ok((kernel()?, None)),
             Some(Stacking::Kernel) => return Ok((kernel()?, None)),
+            _ if !otherwise => return Ok((kernel()?, None)),
             Some(other) => (other, format!("{VARIABLE} demands it")),
             None => match kernel() {
                 Ok(rootfs) => return Ok((rootfs, None)),
@@ -572,13 +580,13 @@ impl<'a> Server<'a> {
         &mut self,
         connection: Connection,
         remapped: bool,
-    ) -> Result<(Attached, Vec<Address>, Vec<OwnedFd>), Trouble> {
+    ) -> Result<(Attached, Option<Waiting>, Connected), Trouble> {
         let shared = match connection {
             Connection::Own { networks, outbound, resolver } => {
                 let users = self.users.as_ref().filter(|_| remapped);
-                let (network, sockets) = self.networks.join(&networks, outbound, resolver, users)?;
-                let addresses = network.addresses();
-                return Ok((Attached::Own(network), addresses, sockets));
+                let joined = self.networks.join(&networks, outbound, resolver, users)?;
+                let addresses = joined.network.addresses();
+                return Ok((Attached::Own(joined.network), joined.ahead, (addresses, joined.sockets)));
             }
             Connection::Unused => self
                 .networks
@@ -596,16 +604,20 @@ impl<'a> Server<'a> {
                     .map_err(|error| Trouble::new("join a network", error.to_string()))?
             }
         };
-        Ok((Attached::Shared(shared), Vec::new(), Vec::new()))
+        Ok((Attached::Shared(shared), None, (Vec::new(), Vec::new())))
     }
 
     fn start(&mut self, start: Start<'_>, descriptors: Vec<OwnedFd>) -> Answer {
-        let Start { id, spec, filter, live_nodes, parts, init } = start;
+        let Start { id, spec, filter, live_nodes, files, parts, init } = start;
         let process = spec
             .process()
             .as_ref()
             .ok_or_else(|| Trouble::new("run a program", "the spec has no process"))?;
-        let program = self.program(process, filter)?;
+        let ahead = self.take_ahead(id, spec, &filter);
+        let meanwhile = ahead.is_some() && launch::has_own_files_only(spec);
+        if !meanwhile {
+            self.write(id, files)?;
+        }
         let container = self.container(id)?;
         self.make_directory(container, process.cwd())?;
         let inner = container.rootfs.share(&self.scratch)?;
@@ -624,8 +636,18 @@ impl<'a> Server<'a> {
             joins: self.joins(spec)?,
             stdio: stdio.each_ref().map(AsFd::as_fd),
             reaper: init,
+            furniture: None,
+            complete: None,
         };
-        let launched = launch::launch(spec, &program, &world, users.map(Users::namespace), &self.stack)?;
+        let write = || if meanwhile { self.write(id, files) } else { Ok(()) };
+        let begun = ahead.and_then(|(ahead, _)| ahead.launch(spec, &world, self.sets_groups(), write));
+        let launched = match begun {
+            Some(launched) => launched?,
+            None => {
+                write()?;
+                self.launch(spec, process, filter, &world, users)?
+            }
+        };
         let namespaces = joined_namespaces(spec.linux().as_ref());
         // From here on nothing fails: a process that nobody knew of could not be taken away.
         let (pids, [kept, told]) = self.parts(&launched).inspect_err(|_| put_down(&launched))?;
@@ -643,6 +665,38 @@ impl<'a> Server<'a> {
             });
         }
         Ok((Reply::Started { child }, vec![told]))
+    }
+
+    /// The process that waits to be the container's first one, if it has the right form. The next one will have it.
+    fn take_ahead(&mut self, id: &str, spec: &Spec, filter: &Filter) -> Option<Waiting> {
+        let container = self.containers.get_mut(id)?;
+        let waiting = container.ahead.take();
+        let (own, remapped) = (matches!(container.network, Attached::Own(_)), container.remapped);
+        if let Some((ahead, form)) = waiting {
+            if form.fits(spec, filter) {
+                return Some((ahead, form));
+            }
+            // Its end is heard of as that of any child.
+            if let Some(process) = ahead.end() {
+                self.adopt(process);
+            }
+        }
+        if own && !remapped {
+            self.networks.expect(Form::of(spec, filter, self.devices.as_deref()));
+        }
+        None
+    }
+
+    fn launch(
+        &self,
+        spec: &Spec,
+        process: &Process,
+        filter: Filter,
+        world: &World<'_>,
+        users: Option<&Users>,
+    ) -> Result<Launched, Trouble> {
+        let program = self.program(process, filter)?;
+        launch::launch(spec, &program, world, users.map(Users::namespace), &self.stack)
     }
 
     fn bind_sources(&self, spec: &Spec, parts: &[Part]) -> Result<Vec<OwnedFd>, Trouble> {
@@ -729,16 +783,21 @@ impl<'a> Server<'a> {
         self.started
     }
 
-    fn program(&mut self, process: &Process, filter: Filter) -> Result<Program, Trouble> {
+    fn program(&self, process: &Process, filter: Filter) -> Result<Program, Trouble> {
         let compile = |capabilities: &Vec<String>| Policy::docker_default(capabilities).compile();
         let filter = match filter {
-            Filter::None => None,
             Filter::Default(capabilities) => {
-                Some(self.filters.entry(capabilities).or_insert_with_key(compile).clone())
+                let mut filters = self.filters.borrow_mut();
+                Some(filters.entry(capabilities).or_insert_with_key(compile).clone())
             }
-            Filter::Rules(rules) => seccomp::compile(&rules)?,
+            other => seccomp::of(&other)?,
         };
-        Program::new(process, filter, self.identity != Identity::Single)
+        Program::new(process, filter, self.sets_groups())
+    }
+
+    /// Whether supplementary groups can be set.
+    fn sets_groups(&self) -> bool {
+        self.identity != Identity::Single
     }
 
     fn signal(&self, child: u64, signal: i32) -> Answer {
@@ -775,9 +834,12 @@ impl<'a> Server<'a> {
     fn forget(&mut self, id: &str) -> Vec<OwnedFd> {
         let below = format!("{id}/");
         self.containers.retain(|other, _| !other.starts_with(&below));
-        let Some(Container { network, rootfs, inner, .. }) = self.containers.remove(id) else {
+        let Some(Container { network, rootfs, inner, ahead, .. }) = self.containers.remove(id) else {
             return Vec::new();
         };
+        if let Some(process) = ahead.and_then(|(ahead, _)| ahead.end()) {
+            self.adopt(process);
+        }
         if let Attached::Own(network) = network {
             self.networks.leave(&network);
         }

@@ -4,7 +4,7 @@ use super::addresses::{Address, HOST, LONE, PREFIX_V6, Plan, RESOLVER, Subnet};
 use super::divert::{Exits, Place, accept, divert};
 use super::maker::Maker;
 use super::netlink::{LOOPBACK, Netlink};
-use crate::native::launch::{Trouble, Trying};
+use crate::native::launch::{Ahead, Form, Trouble, Trying};
 use crate::native::launcher::{Joining, Users};
 use crate::native::sys::{self, CallError, Called};
 use rustix::fs::{CWD, Mode, OFlags};
@@ -14,6 +14,7 @@ use rustix::thread::LinkNameSpaceType;
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
 
 /// That of the default route of the first network for IPv6: the kernel's own choice for a route without one.
 const FIRST_METRIC: u32 = 1024;
@@ -34,8 +35,12 @@ pub(crate) struct Networks {
     spare: Option<Prepared>,
     /// Who makes them, from the first time there was nothing else to do.
     maker: Option<Maker>,
+    /// Whether there has been nothing else to do since the last container.
+    rested: bool,
     /// What the last container asked for, and the next one probably will.
     usual: Kind,
+    /// What the first process of the last container began with, and that of the next one probably will.
+    form: Option<Rc<Form>>,
     /// Whether what leaves the bridges' namespace is diverted, over IPv4 and over IPv6.
     diverted: [bool; 2],
 }
@@ -45,16 +50,16 @@ pub(crate) struct Networks {
 pub(super) struct Prepared {
     pub(super) namespace: OwnedFd,
     pub(super) kind: Kind,
+    /// Its first process.
+    pub(super) ahead: Option<Ahead>,
+    /// The form that this has, or could not be given.
+    pub(super) form: Option<Rc<Form>>,
     /// Where its way out leads, or where it asks for names, if that is in there.
     pub(super) sockets: Vec<OwnedFd>,
 }
 
-impl Prepared {
-    /// The namespace, then the sockets.
-    pub(super) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        [&self.namespace].into_iter().chain(&self.sockets).map(AsFd::as_fd)
-    }
-}
+/// A process that waits to be a container's first one, and the form it has.
+pub(crate) type Waiting = (Ahead, Rc<Form>);
 
 /// What a container's namespace is made for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,6 +103,16 @@ pub(crate) struct ContainerNetwork {
     joined: Vec<Member>,
     /// The network over which its default route leads.
     way_out: Option<String>,
+}
+
+/// What a container has of a network of its own.
+#[derive(Debug)]
+pub(crate) struct Joined {
+    pub(crate) network: ContainerNetwork,
+    /// Those of what begins in its own namespace.
+    pub(crate) sockets: Vec<OwnedFd>,
+    /// A process in it that waits to be the container's first one.
+    pub(crate) ahead: Option<Waiting>,
 }
 
 /// A container's connection with a network.
@@ -158,7 +173,9 @@ impl Networks {
             interfaces: 0,
             spare: None,
             maker: None,
+            rested: false,
             usual: Kind::AloneWithExit,
+            form: None,
             diverted: [false; 2],
         })
     }
@@ -266,7 +283,7 @@ impl Networks {
         outbound: bool,
         resolver: bool,
         users: Option<&Users>,
-    ) -> Result<(ContainerNetwork, Vec<OwnedFd>), Trouble> {
+    ) -> Result<Joined, Trouble> {
         let kind = match (networks.is_empty(), outbound, resolver) {
             (true, true, _) => Kind::AloneWithExit,
             (false, _, true) => Kind::WithResolver,
@@ -275,9 +292,13 @@ impl Networks {
         self.usual = kind;
         self.take_made();
         let ready = self.spare.take_if(|spare| users.is_none() && spare.kind == kind);
-        // For the next one, while this one is set up: of many that are started at once, every other is made beside.
-        self.ask_maker();
-        let Prepared { namespace, sockets, .. } = match ready {
+        // For the next one, while this one is set up: of many that are started at once, every other is made beside. One
+        // alone is not kept waiting for a processor, but has its successor made when it is started.
+        let rested = std::mem::take(&mut self.rested);
+        if ready.is_none() || !rested {
+            self.ask_maker();
+        }
+        let Prepared { namespace, sockets, ahead, form, .. } = match ready {
             Some(ready) => ready,
             None => new_namespace(self.home(), kind, users)?,
         };
@@ -293,7 +314,14 @@ impl Networks {
             self.inside(&network.namespace, |inner| inner.add_address(LOOPBACK, LONE.into(), 32))
                 .trying(|| "give the container an address".to_owned())?;
         }
-        Ok((network, sockets))
+        Ok(Joined { network, sockets, ahead: ahead.zip(form) })
+    }
+
+    /// Notes with what the first process of a container could have begun.
+    pub(crate) fn expect(&mut self, form: Option<Form>) {
+        if let Some(form) = form {
+            self.form = Some(Rc::new(form));
+        }
     }
 
     /// Gives the container's addresses back. Its interfaces go with its namespace: removing them one by one would
@@ -383,20 +411,24 @@ impl Networks {
 
     /// Sees to it that a namespace is ready for the next container. Called when there is nothing else to do.
     pub(crate) fn stock_up(&mut self) {
+        self.rested = true;
         if self.maker.is_none() {
             // Without one, each container's namespace is made when it is needed.
             self.maker = Maker::start(self.home()).ok();
         }
         self.take_made();
-        if self.spare.as_ref().map(|spare| spare.kind) != Some(self.usual) {
+        // One without a process was made before there was a form.
+        let fits =
+            |spare: &Prepared| spare.kind == self.usual && spare.ahead.is_some() >= self.form.is_some();
+        if !self.spare.as_ref().is_some_and(fits) {
             self.spare = None;
             self.ask_maker();
         }
     }
 
     fn ask_maker(&mut self) {
-        let usual = self.usual;
-        if self.maker.as_mut().is_some_and(|maker| maker.ask(usual).is_err()) {
+        let (usual, form) = (self.usual, self.form.as_ref());
+        if self.maker.as_mut().is_some_and(|maker| maker.ask(usual, form).is_err()) {
             self.maker = None;
         }
     }
@@ -532,7 +564,7 @@ pub(super) fn new_namespace(
                 divert(Place::Alone)?.into()
             }
         };
-        Ok(Prepared { namespace, kind, sockets })
+        Ok(Prepared { namespace, kind, ahead: None, form: None, sockets })
     });
     enter(home).trying(doing)?;
     made.trying(doing)
@@ -560,7 +592,7 @@ fn resolver_sockets() -> Result<Vec<OwnedFd>, CallError> {
     made.into_iter().collect()
 }
 
-fn enter(namespace: BorrowedFd<'_>) -> Result<(), CallError> {
+pub(super) fn enter(namespace: BorrowedFd<'_>) -> Result<(), CallError> {
     rustix::thread::move_into_link_name_space(namespace, Some(LinkNameSpaceType::Network))
         .call(|| "setns(…, CLONE_NEWNET)".to_owned())
 }

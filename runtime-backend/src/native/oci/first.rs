@@ -133,10 +133,12 @@ impl First<'_> {
             joins: Vec::new(),
             reaper: false,
             stdio: [root.as_fd(), root.as_fd(), root.as_fd()],
+            furniture: None,
+            complete: None,
         };
         let init = Init { spec: self.spec, program: self.program, world: &world };
-        init.isolate_mounts()?;
-        init.mount_all()?;
+        init.stage().isolate_mounts()?;
+        init.stage().mount_all()?;
         for (device, node) in self.apart.iter().zip(&nodes) {
             mounts::attach(root.as_fd(), node, device.path())?;
         }
@@ -154,8 +156,8 @@ impl First<'_> {
             mounts::attach(root.as_fd(), &shown, std::path::Path::new("/dev/console"))?;
         }
         mounts::make_read_only(root.as_fd(), self.read_only)?;
-        init.cover_paths()?;
-        init.change_root()?;
+        init.stage().cover_paths()?;
+        init.stage().change_root()?;
         self.propagate()?;
         init.name_host()?;
         init.set_parameters()?;

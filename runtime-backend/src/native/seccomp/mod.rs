@@ -27,6 +27,15 @@ pub(crate) enum Filter {
     Rules(Box<LinuxSeccomp>),
 }
 
+/// A filter as the kernel takes it; `None` if it allows everything.
+pub(crate) fn of(filter: &Filter) -> Result<Option<Vec<sock_filter>>, Trouble> {
+    match filter {
+        Filter::None => Ok(None),
+        Filter::Default(capabilities) => Ok(Some(Policy::docker_default(capabilities).compile())),
+        Filter::Rules(rules) => compile(rules),
+    }
+}
+
 /// The filter of rules as the kernel takes it; `None` if it would allow everything. Nobody is there to be asked.
 pub(crate) fn compile(rules: &LinuxSeccomp) -> Result<Option<Vec<sock_filter>>, Trouble> {
     if rules.listener_path().is_some() || rules::uses_listener(rules) {

@@ -121,11 +121,16 @@ fn fork(flags: i32, exit_signal: i32, child: impl FnOnce() -> i32) -> Result<Clo
     if pid == 0 {
         // A panic would unwind into the caller's frames, which belong to the parent's copy of the program.
         let code = std::panic::catch_unwind(std::panic::AssertUnwindSafe(child)).unwrap_or(101);
-        // SAFETY: ends the process without running the parent's exit handlers a second time.
-        unsafe { libc::_exit(code) }
+        exit(code)
     }
     // SAFETY: with CLONE_PIDFD the kernel has stored a new descriptor there that nobody else owns.
     Ok(Clone { pid: pid as i32, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } })
+}
+
+/// Ends this process, a fork, without running its parent's exit handlers a second time, and without dropping anything.
+pub(crate) fn exit(code: i32) -> ! {
+    // SAFETY: the call does not return, and needs nothing of the process.
+    unsafe { libc::_exit(code) }
 }
 
 #[cfg(test)]

@@ -21,8 +21,7 @@ pub(crate) fn fork(child: impl FnOnce() -> i32) -> Result<i32, Errno> {
     if pid == 0 {
         // A panic would unwind into the caller's frames, which belong to the parent's copy of the program.
         let code = std::panic::catch_unwind(std::panic::AssertUnwindSafe(child)).unwrap_or(101);
-        // SAFETY: ends the process without running the parent's exit handlers a second time.
-        unsafe { libc::_exit(code) }
+        super::exit(code)
     }
     Ok(pid as i32)
 }

@@ -10,14 +10,14 @@ mod device;
 mod memory;
 mod process;
 
-pub(crate) use clone::{Clone, Stack, clone_vfork, fork_namespaces, fork_sibling};
+pub(crate) use clone::{Clone, Stack, clone_vfork, exit, fork_namespaces, fork_sibling};
 pub(crate) use device::{DeviceRule, attach_device_rules};
 pub(crate) use init::{block_signals, fork, forward_and_reap};
 pub(crate) use memory::overwrite_arguments;
 pub(crate) use process::{
     close_all_from, close_from_other_than, close_other_than, exec, install_filter, is_open, mount_change,
     mount_map_ids, mount_set_attributes, own_descriptor, personality, reset_signals, rlimit_refused,
-    send_signal, set_rlimit, unshare_cgroup, unshare_network, watch,
+    send_signal, set_rlimit, unshare_cgroup, unshare_mounts, unshare_network, watch,
 };
 
 use rustix::io::Errno;

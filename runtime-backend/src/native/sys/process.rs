@@ -160,6 +160,12 @@ pub(crate) fn unshare_network() -> Result<(), Errno> {
     unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }
 }
 
+/// Puts this process into a new mount namespace, a copy of the one it is in.
+pub(crate) fn unshare_mounts() -> Result<(), Errno> {
+    // SAFETY: CLONE_NEWNS changes neither memory nor descriptors; it is unsafe in rustix only for CLONE_FILES.
+    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) }
+}
+
 /// Puts this process into a new cgroup namespace, whose root is the group it is in now.
 pub(crate) fn unshare_cgroup() -> Result<(), Errno> {
     // SAFETY: CLONE_NEWCGROUP changes neither memory nor descriptors; it is unsafe in rustix only for CLONE_FILES.
