@@ -179,7 +179,9 @@ impl Instance {
 
     /// Whether it has a way to the outside of its own.
     pub(crate) fn has_gateway(&self) -> bool {
-        self.gateway.get().is_some()
+        // One that has been asked for will be there at the start.
+        let state = self.state();
+        self.gateway.get().is_some() || (state.pending.is_some() && state.reaches)
     }
 
     /// Keeps its way to the outside.

@@ -120,13 +120,15 @@ impl Layout {
         })
     }
 
-    /// Gets ready for groups: where the user's systemd has to hand one over, asks it to, for the process `launcher`.
-    pub(crate) async fn open(&self, session: &str, launcher: i32) -> Result<(), Failure> {
+    /// Gets ready for groups: where the user's systemd has to hand one over, asks it to, for the process `launcher`. Whether
+    /// that has been moved.
+    pub(crate) async fn open(&self, session: &str, launcher: i32) -> Result<bool, Failure> {
         if !self.places.iter().any(|(_, place)| *place == Place::Systemd) {
-            return Ok(());
+            return Ok(false);
         }
+        let first = self.scope.get().is_none();
         let scope = self.scope.get_or_init(|| delegate::scope(session, launcher)).await;
-        scope.as_ref().map(drop).map_err(|missing| unsupported("a", missing))
+        scope.as_ref().map(|_| first).map_err(|missing| unsupported("a", missing))
     }
 
     /// Makes the groups of a container that has limits. [`open`](Self::open) comes before.

@@ -26,7 +26,7 @@ impl NativeDriver {
                     .fact("reason", reason)
                     .hint("as root it can, or in a control group that was delegated to this user"));
             }
-            self.cgroups.open(session, self.launcher.pid()).await?;
+            self.open_groups(&instance.create).await?;
             let group = self.cgroups.freezing(session, id, running.pid());
             *slot = Some(group.map_err(|error| failed(error.to_string()))?);
         }

@@ -236,6 +236,15 @@ impl NativeDriver {
         }
     }
 
+    /// Gets ready for control groups. What the launcher made ahead is where that was before.
+    pub(super) async fn open_groups(&self, create: &Create) -> Result<()> {
+        if self.cgroups.open(&create.session, self.launcher.pid()).await? {
+            let renewed = self.launcher.ask(Request::Renew).await;
+            renewed.map_err(|trouble| launch_failed(&create.container, trouble))?;
+        }
+        Ok(())
+    }
+
     /// The control groups of a container whose declaration asks for limits or for rules for devices.
     async fn cgroup(&self, create: &Create, devices: Option<Vec<DeviceRule>>) -> Result<Option<Cgroup>> {
         let (resources, session, id) = (&create.container.resources, &create.session, &create.id);
@@ -244,7 +253,7 @@ impl NativeDriver {
         }
         let mut cgroup = Cgroup::default();
         if resources.need_cgroup() {
-            self.cgroups.open(session, self.launcher.pid()).await?;
+            self.open_groups(create).await?;
             cgroup = self.cgroups.create(session, id, resources)?;
         }
         if let Some(rules) = devices {

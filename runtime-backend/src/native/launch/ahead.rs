@@ -32,7 +32,7 @@ use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 /// What of a container can be made before its image is known, if its spec mounts it first.
 const FURNITURE: [&str; 6] = ["/proc", "/dev", "/dev/pts", "/dev/shm", "/dev/mqueue", "/sys"];
@@ -40,6 +40,8 @@ const FURNITURE: [&str; 6] = ["/proc", "/dev", "/dev/pts", "/dev/shm", "/dev/mqu
 const MASKED_BELOW: [&str; 2] = ["/proc", "/sys"];
 /// Control groups are mounted on a place of `/sys` that nothing is masked at.
 const CGROUPS: &str = "/sys/fs/cgroup";
+/// What is reported by a process that could not be made ahead.
+const NOT_READY: &[u8] = b"not ready";
 /// The largest message with orders.
 const LARGEST: usize = 64 << 10;
 
@@ -62,7 +64,7 @@ impl Form {
     /// That of the containers that are like this one; none if it has something of somebody else.
     pub(crate) fn of(spec: &Spec, filter: &Filter, ready: Option<&Path>) -> Option<Self> {
         let linux = spec.linux().as_ref()?;
-        let (mounts, _) = sorted(spec)?;
+        let (mounts, _) = sorted(spec).filter(|_| can_be_ahead(linux))?;
         let below = |paths: &Option<Vec<String>>| select(paths, true).map(str::to_owned).collect();
         Some(Self {
             namespaces: own_namespaces(linux)?.to_vec(),
@@ -113,11 +115,16 @@ fn sorted(spec: &Spec) -> Option<(&[Mount], &[Mount])> {
     };
     let count = mounts.iter().take_while(|mount| is_furniture(mount)).count();
     let (furniture, others) = mounts.split_at(count);
-    let under = |mount: &Mount| {
-        let path = mount.destination();
-        MASKED_BELOW.iter().any(|top| path.starts_with(top)) && !path.starts_with(CGROUPS)
+    let again = |number: usize| {
+        furniture[..number].iter().any(|earlier| earlier.destination() == furniture[number].destination())
     };
-    (count > 0 && !others.iter().any(under)).then_some((furniture, others))
+    let covers = |mount: &Mount| {
+        let path = mount.destination();
+        let below = MASKED_BELOW.iter().any(|top| path.starts_with(top)) && !path.starts_with(CGROUPS);
+        below || path == Path::new("/dev") || goes_up(path)
+    };
+    let fits = count > 0 && !(0..count).any(again) && !others.iter().any(covers);
+    fits.then_some((furniture, others))
 }
 
 /// The namespaces of a container that shares none, and has the launcher's users.
@@ -131,9 +138,30 @@ fn own_namespaces(linux: &Linux) -> Option<&Vec<LinuxNamespace>> {
     (list.iter().all(own) && needed.iter().all(has) && linux.rootfs_propagation().is_none()).then_some(list)
 }
 
+/// Whether something lies below what is mounted ahead, wherever the image's links lead.
+fn is_below_furniture(path: &Path) -> bool {
+    !goes_up(path) && !path.starts_with(CGROUPS) && MASKED_BELOW.iter().any(|top| path.starts_with(top))
+}
+
+fn goes_up(path: &Path) -> bool {
+    path.components().any(|component| component == Component::ParentDir)
+}
+
+/// Whether all that is done below the furniture can be done before there is an image.
+fn can_be_ahead(linux: &Linux) -> bool {
+    let whole = |path: &str| MASKED_BELOW.iter().any(|top| Path::new(top) == Path::new(path));
+    let parts_only = |paths: &Option<Vec<String>>| !select(paths, true).any(whole);
+    let mut devices = linux.devices().iter().flatten().map(LinuxDevice::path);
+    let usual = |path: &PathBuf| mounts::DEVICES.iter().any(|(name, ..)| Path::new(name) == path);
+    parts_only(linux.masked_paths())
+        && parts_only(linux.readonly_paths())
+        // Nodes of a container's own are made in a place of which there is one.
+        && devices.all(usual)
+}
+
 /// The paths that are below the furniture, or the others.
 fn select(paths: &Option<Vec<String>>, below: bool) -> impl Iterator<Item = &str> {
-    let is_below = |path: &str| MASKED_BELOW.iter().any(|top| Path::new(path).starts_with(top));
+    let is_below = |path: &str| is_below_furniture(Path::new(path));
     paths.iter().flatten().map(String::as_str).filter(move |path| is_below(path) == below)
 }
 
@@ -207,7 +235,7 @@ pub(crate) struct Ahead {
 }
 
 impl Ahead {
-    /// Makes one in the current network namespace, as a child of this process's parent, and waits until it is ready.
+    /// Makes one in the current network namespace, as a child of this process's parent. It gets ready by itself.
     pub(crate) fn make(form: &Form) -> Result<Self, Trouble> {
         let doing = || "make a container's first process ahead".to_owned();
         let pair = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None);
@@ -218,11 +246,11 @@ impl Ahead {
             flags
                 | match namespace.typ() {
                     LinuxNamespaceType::Mount => libc::CLONE_NEWNS,
-                    LinuxNamespaceType::Cgroup => libc::CLONE_NEWCGROUP,
                     LinuxNamespaceType::Uts => libc::CLONE_NEWUTS,
                     LinuxNamespaceType::Ipc => libc::CLONE_NEWIPC,
                     LinuxNamespaceType::Pid => libc::CLONE_NEWPID,
-                    // It is in the container's already.
+                    // It is in the container's network already. The namespace of control groups is made when it is in the
+                    // group in which the program will be.
                     _ => 0,
                 }
         });
@@ -233,24 +261,25 @@ impl Ahead {
         });
         let process = process.call(|| format!("clone3({flags:#x})")).trying(doing)?;
         drop((theirs, write));
-        let ahead = Self { process: Some(process), socket, report: Some(report) };
-        match receive_message(ahead.socket.as_fd(), &mut [0]) {
-            Ok((1.., _)) => Ok(ahead),
-            _ => Err(Trouble::new(doing(), "it ended before it was ready")),
-        }
+        Ok(Self { process: Some(process), socket, report: Some(report) })
     }
 
     /// Puts this process, which makes them, into a mount namespace of its own with nothing in it but what that takes: each
     /// gets a copy of all mounts, of which a machine may have hundreds, and takes it away again.
-    pub(crate) fn leave_mounts(form: &Form) -> Result<(), Trouble> {
+    pub(crate) fn leave_mounts(form: &Form, devices: Option<BorrowedFd<'_>>) -> Result<(), Trouble> {
         let doing = || "make a small mount namespace".to_owned();
-        // /proc and /sys can be mounted in a user namespace where they are in sight (mount_namespaces(7)).
-        let kept = ["/proc", "/sys"].map(Path::new).into_iter().chain(form.ready.as_deref());
+        // /proc and /sys can be mounted in a user namespace where they are in sight (mount_namespaces(7)). Where nodes cannot
+        // be made, the host's are shown.
+        let kept = ["/proc", "/sys"].into_iter().chain(devices.is_none().then_some("/dev")).map(Path::new);
         let kept = kept.map(|path| Ok((path.to_owned(), mounts::open_bind(path)?)));
-        let kept = Furniture(kept.collect::<Result<_, Trouble>>()?);
+        let mut kept = kept.collect::<Result<Vec<_>, Trouble>>()?;
+        if let Some((path, devices)) = form.ready.as_deref().zip(devices) {
+            let copied = mounts::clone_mount(devices).call(|| "open_tree(devices, \"\")".to_owned());
+            kept.push((path.to_owned(), copied.trying(doing)?));
+        }
         sys::unshare_mounts().call(|| "unshare(CLONE_NEWNS)".to_owned()).trying(doing)?;
         let root = empty_root()?;
-        kept.move_into(&Root::new(root.as_fd()))?;
+        Furniture(kept).move_into(&Root::new(root.as_fd()))?;
         let spec = bare_spec(Linux::default(), Vec::new());
         let stage = Stage { spec: &spec, world: &bare_world(&root, None) };
         stage.isolate_mounts()?;
@@ -281,7 +310,7 @@ impl Ahead {
     }
 
     /// Makes it a container's first process, as [`launch`](super::launch) does, while `write` writes the container's files.
-    /// None if there is no such process any more, or if it cannot be told all of it; then nothing has been written.
+    /// None if there is no such process, or if it cannot be told all of it.
     pub(crate) fn launch(
         mut self,
         spec: &Spec,
@@ -319,13 +348,12 @@ impl Ahead {
         // If it has ended meanwhile, it has reported why.
         let _ = send_message(self.socket.as_fd(), &[1], &[]);
         let (process, report) = (self.process.take()?, self.report.take()?);
-        Some(match reaper::hear(report) {
-            None => Ok(process),
-            Some(trouble) => {
-                collect(&process.pidfd);
-                Err(trouble)
-            }
-        })
+        let told = reaper::read(report);
+        if told.is_empty() {
+            return Some(Ok(process));
+        }
+        collect(&process.pidfd);
+        (told != NOT_READY).then(|| Err(reaper::trouble(&told)))
     }
 }
 
@@ -342,10 +370,10 @@ impl Drop for Ahead {
 fn wait_to_be(form: &Form, socket: BorrowedFd<'_>, report: OwnedFd) -> i32 {
     sys::close_other_than(&[socket, report.as_fd()]);
     sys::overwrite_arguments("shakedown: next");
-    let Ok((furniture, filter)) = get_ready(form) else { return 1 };
-    if send_message(socket, &[1], &[]).is_err() {
+    let Ok((furniture, filter)) = get_ready(form) else {
+        let _ = rustix::io::write(&report, NOT_READY);
         return 1;
-    }
+    };
     let mut text = vec![0; LARGEST];
     let Ok((length @ 1.., descriptors)) = receive_message(socket, &mut text) else { return 0 };
     match serde_json::from_slice(&text[..length]) {
@@ -545,10 +573,23 @@ mod tests {
     #[test]
     fn mounts_where_masks_are_come_first() {
         let form = Form::of(&with(&[]), &Filter::None, None).unwrap();
-        for covered in [("bind", "/sys/firmware"), ("tmpfs", "/proc/acpi"), ("tmpfs", "/sys/../sys/firmware")]
-        {
+        let once = [("bind", "/sys/firmware"), ("tmpfs", "/proc/acpi")];
+        for covered in once.into_iter().chain([("tmpfs", "/dev"), ("bind", "/srv/../sys/firmware")]) {
             assert!(!form.fits(&with(&[covered]), &Filter::None), "{covered:?}");
             assert!(Form::of(&with(&[covered]), &Filter::None, None).is_none(), "{covered:?}");
         }
+    }
+    /// What is masked among control groups, or by a path that leads out again, is masked when everything is mounted.
+    #[test]
+    fn masks_elsewhere_are_left() {
+        let masked = |path: &str| {
+            let mut spec = with(&[("cgroup2", "/sys/fs/cgroup")]);
+            let mut linux = spec.linux().clone().unwrap();
+            linux.set_masked_paths(Some(vec![path.to_owned()]));
+            spec.set_linux(Some(linux));
+            Form::of(&spec, &Filter::None, None).map(|form| form.masked.len())
+        };
+        assert_eq!(["/sys/fs/cgroup/unified", "/proc/../etc/secret"].map(masked), [Some(0), Some(0)]);
+        assert_eq!((masked("/proc/kcore"), masked("/sys")), (Some(1), None));
     }
 }

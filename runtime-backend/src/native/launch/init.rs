@@ -166,7 +166,8 @@ impl Init<'_> {
                 .call(|| "write(cgroup.procs, \"0\")".to_owned())
                 .trying(|| "join the control group".to_owned())?;
         }
-        if !self.world.cgroups.is_empty() && self.has_namespace(LinuxNamespaceType::Cgroup) {
+        let own = !self.world.cgroups.is_empty() || self.world.furniture.is_some();
+        if own && self.has_namespace(LinuxNamespaceType::Cgroup) {
             sys::unshare_cgroup()
                 .call(|| "unshare(CLONE_NEWCGROUP)".to_owned())
                 .trying(|| "hide the host's control groups".to_owned())?;

@@ -55,8 +55,8 @@ const MAY_COVER: [&str; 11] = [
 ];
 
 /// Makes the default devices in `directory`, which this mounts a small file system on: nodes of the session's own, so
-/// that a container that changes their mode changes nobody else's.
-pub(crate) fn make_devices(directory: &Path) -> Result<(), Trouble> {
+/// that a container that changes their mode changes nobody else's. Returns the mount.
+pub(crate) fn make_devices(directory: &Path) -> Result<OwnedFd, Trouble> {
     let doing = || "make the devices of containers".to_owned();
     let options = ["nosuid", "noexec", "size=64k", "mode=755"].map(str::to_owned);
     let mounted = new_file_system("tmpfs", None, &Options::parse(&options)).trying(doing)?;
@@ -75,7 +75,8 @@ pub(crate) fn make_devices(directory: &Path) -> Result<(), Trouble> {
     }
     move_mount(&mounted, "", CWD, directory, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
         .call(|| format!("move_mount(tmpfs, {directory:?})"))
-        .trying(doing)
+        .trying(doing)?;
+    Ok(mounted)
 }
 
 /// The options of a mount, sorted into what the kernel wants to be told where.

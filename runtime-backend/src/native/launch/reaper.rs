@@ -41,13 +41,24 @@ pub(super) fn enter(init: &Init<'_>, report: OwnedFd) -> i32 {
 }
 
 /// What the new process reports, if it is trouble; waits until that is known.
-pub(super) fn hear(report: OwnedFd) -> Option<Trouble> {
+fn hear(report: OwnedFd) -> Option<Trouble> {
+    let text = read(report);
+    (!text.is_empty()).then(|| trouble(&text))
+}
+
+/// What is written to a report until everybody has closed it. One that cannot be read is no good news.
+pub(super) fn read(report: OwnedFd) -> Vec<u8> {
     let mut text = Vec::new();
-    let lost = || Trouble::new("run the program", "how far its init got is not known");
     match File::from(report).read_to_end(&mut text) {
-        Ok(0) => None,
-        _ => Some(serde_json::from_slice(&text).unwrap_or_else(|_| lost())),
+        Ok(_) => text,
+        Err(error) => error.to_string().into_bytes(),
     }
+}
+
+/// The trouble that is reported.
+pub(super) fn trouble(text: &[u8]) -> Trouble {
+    let lost = || Trouble::new("run the program", "how far its init got is not known");
+    serde_json::from_slice(text).unwrap_or_else(|_| lost())
 }
 
 /// Process 1: sets the container up, starts the program, and stays until it has ended.

@@ -97,6 +97,8 @@ pub(crate) enum Request {
     OpenExit { v6: bool },
     /// Remove a network; one that is not there is no error.
     RemoveNetwork { key: String },
+    /// The launcher has been moved into another control group: what was made ahead is not in it. Answered by `Done`.
+    Renew,
     /// Do a piece of work with files in a process of its own. Descriptors: the data's pipe or file, then a pipe to
     /// which the outcome is written as JSON (`Result<(), Trouble>` or the job's own result).
     Work { job: Job },

@@ -247,9 +247,7 @@ impl<'a> Server<'a> {
         let proc = own_proc()?;
         let own_pids = open_in(&proc, "self/ns/pid").trying(doing)?;
         let devices = (identity == Identity::Root).then(|| scratch.clone());
-        if let Some(directory) = &devices {
-            make_devices(directory)?;
-        }
+        let nodes = devices.as_deref().map(make_devices).transpose()?;
         Ok(Self {
             socket,
             identity,
@@ -257,7 +255,7 @@ impl<'a> Server<'a> {
             stack: Stack::new().call(|| "mmap(stack)".to_owned()).trying(doing)?,
             proc,
             own_pids,
-            networks: Networks::new()?,
+            networks: Networks::new(nodes)?,
             leaving: BTreeMap::new(),
             users: None,
             host,
@@ -444,6 +442,10 @@ impl<'a> Server<'a> {
                 Ok((Reply::Prepared { addresses, texts: Vec::new(), instead: None }, sockets))
             }
             Request::RemoveNetwork { key } => self.networks.remove(&key).and_then(|()| done()),
+            Request::Renew => {
+                self.renew();
+                done()
+            }
             Request::Work { job } => self.work(job, descriptors),
             Request::Hello { .. }
             | Request::Remove { .. }
@@ -665,6 +667,15 @@ impl<'a> Server<'a> {
             });
         }
         Ok((Reply::Started { child }, vec![told]))
+    }
+
+    /// Ends what was made ahead.
+    fn renew(&mut self) {
+        self.networks.renew();
+        let waiting = self.containers.values_mut().filter_map(|container| container.ahead.take());
+        for process in waiting.filter_map(|(ahead, _)| ahead.end()).collect::<Vec<_>>() {
+            self.adopt(process);
+        }
     }
 
     /// The process that waits to be the container's first one, if it has the right form. The next one will have it.

@@ -42,7 +42,7 @@ pub(super) struct Maker {
 
 impl Maker {
     /// Starts it, from the network namespace to which it returns after each.
-    pub(super) fn start(home: BorrowedFd<'_>) -> Result<Self, Trouble> {
+    pub(super) fn start(home: BorrowedFd<'_>, devices: Option<BorrowedFd<'_>>) -> Result<Self, Trouble> {
         let doing = || "start the maker".to_owned();
         let (socket, theirs) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
@@ -50,8 +50,9 @@ impl Maker {
                 .trying(doing)?;
         let process = sys::fork_namespaces(0, || {
             // Else it would keep the files and networks of containers alive.
-            sys::close_other_than(&[theirs.as_fd(), home]);
-            run(theirs.as_fd(), home)
+            let kept = [theirs.as_fd(), home].into_iter().chain(devices);
+            sys::close_other_than(&kept.collect::<Vec<_>>());
+            run(theirs.as_fd(), home, devices)
         });
         let process = process.call(|| "clone3(0)".to_owned()).trying(doing)?;
         Ok(Self { socket, pidfd: process.pidfd, asked: None, form: None })
@@ -118,13 +119,14 @@ impl Drop for Maker {
 }
 
 /// Makes what is asked for until nobody is there to ask; returns the exit code.
-fn run(socket: BorrowedFd<'_>, home: BorrowedFd<'_>) -> i32 {
+fn run(socket: BorrowedFd<'_>, home: BorrowedFd<'_>, devices: Option<BorrowedFd<'_>>) -> i32 {
     if rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).is_err() {
         return 1;
     }
     sys::overwrite_arguments("shakedown: maker");
     let mut message = vec![0; LONGEST];
-    let mut form = None;
+    // Whether this process has a small mount namespace, once it was tried.
+    let (mut form, mut small) = (None, None);
     loop {
         let (kind, text) = match receive_message(socket, &mut message) {
             Ok((0, _)) => return 0,
@@ -134,15 +136,14 @@ fn run(socket: BorrowedFd<'_>, home: BorrowedFd<'_>) -> i32 {
             Err(_) => return 1,
         };
         if !text.is_empty() {
-            let first = form.is_none();
             form = serde_json::from_slice(text).ok();
-            if let Some(form) = form.as_ref().filter(|_| first) {
-                // Where it is refused, more is copied and taken away for each.
-                let _ = Ahead::leave_mounts(form);
-            }
         }
+        if let Some(form) = form.as_ref().filter(|_| small.is_none()) {
+            small = Some(Ahead::leave_mounts(form, devices).is_ok());
+        }
+        let form = form.as_ref().filter(|_| small == Some(true));
         let made = Kind::from_number(kind).and_then(|kind| new_namespace(home, kind, None).ok());
-        let ahead = made.as_ref().zip(form.as_ref()).and_then(|(made, form)| make_ahead(made, form, home));
+        let ahead = made.as_ref().zip(form).and_then(|(made, form)| make_ahead(made, form, home));
         let parts = ahead.as_ref().and_then(Ahead::parts);
         let (pid, parts) = parts.map_or((0, Vec::new()), |(pid, parts)| (pid, parts.to_vec()));
         let mut beside: Vec<BorrowedFd<'_>> = made.iter().map(|made| made.namespace.as_fd()).collect();

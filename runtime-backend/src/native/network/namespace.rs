@@ -35,6 +35,8 @@ pub(crate) struct Networks {
     spare: Option<Prepared>,
     /// Who makes them, from the first time there was nothing else to do.
     maker: Option<Maker>,
+    /// Where the devices of containers are, if nodes can be made.
+    devices: Option<OwnedFd>,
     /// Whether there has been nothing else to do since the last container.
     rested: bool,
     /// What the last container asked for, and the next one probably will.
@@ -156,8 +158,8 @@ impl ContainerNetwork {
 }
 
 impl Networks {
-    /// Takes over the launcher's network namespace.
-    pub(crate) fn new() -> Result<Self, Trouble> {
+    /// Takes over the launcher's network namespace. `devices` is the mount of the default devices, if nodes can be made.
+    pub(crate) fn new(devices: Option<OwnedFd>) -> Result<Self, Trouble> {
         let doing = || "set up the session's network".to_owned();
         let home = current().trying(doing)?;
         let netlink = Netlink::open().trying(doing)?;
@@ -173,6 +175,7 @@ impl Networks {
             interfaces: 0,
             spare: None,
             maker: None,
+            devices,
             rested: false,
             usual: Kind::AloneWithExit,
             form: None,
@@ -414,12 +417,12 @@ impl Networks {
         self.rested = true;
         if self.maker.is_none() {
             // Without one, each container's namespace is made when it is needed.
-            self.maker = Maker::start(self.home()).ok();
+            let devices = self.devices.as_ref().map(AsFd::as_fd);
+            self.maker = Maker::start(self.home(), devices).ok();
         }
         self.take_made();
-        // One without a process was made before there was a form.
-        let fits =
-            |spare: &Prepared| spare.kind == self.usual && spare.ahead.is_some() >= self.form.is_some();
+        // The first one is made before there is a form.
+        let fits = |spare: &Prepared| spare.kind == self.usual && spare.form.is_some() >= self.form.is_some();
         if !self.spare.as_ref().is_some_and(fits) {
             self.spare = None;
             self.ask_maker();
@@ -431,6 +434,11 @@ impl Networks {
         if self.maker.as_mut().is_some_and(|maker| maker.ask(usual, form).is_err()) {
             self.maker = None;
         }
+    }
+
+    /// Ends what was made ahead, and who makes it: the launcher has been moved into another control group.
+    pub(crate) fn renew(&mut self) {
+        (self.spare, self.maker) = (None, None);
     }
 
     /// Closes what keeps mounts of a container that nobody needs any more, without waiting for it.
