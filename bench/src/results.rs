@@ -106,9 +106,9 @@ impl Results {
             if let (Some(this), Some(that)) = (of(name), of(against)) {
                 let ratio = this / that;
                 let verdict = if ratio <= *wanted { "met" } else { "missed" };
-                let wanted = 1.0 / wanted;
+                let wanted = wanted_text(*wanted);
                 text.push_str(&format!(
-                    "target {verdict}: {name} is {ratio:.3} of {against} (1/{wanted:.0} wanted)\n"
+                    "target {verdict}: {name} is {ratio:.3} of {against} ({wanted} wanted)\n"
                 ));
             }
         }
@@ -129,6 +129,11 @@ fn figures(name: &str, millis: &[f64]) -> Option<Row> {
         sorted[..=middle].iter().rev().take(2).sum::<f64>() / 2.0
     };
     Some(Row { name: name.to_owned(), n: sorted.len(), median_ms, min_ms: *sorted.first()? })
+}
+
+/// A ratio as it was wanted: a fraction below 1.
+fn wanted_text(ratio: f64) -> String {
+    if ratio < 1.0 { format!("1/{:.0}", 1.0 / ratio) } else { ratio.to_string() }
 }
 
 #[cfg(test)]

@@ -126,7 +126,7 @@ impl DockerDriver {
     /// What the daemon says of a container that has ended. That a process was killed for its use of memory reaches the
     /// daemon beside the news of its end, and may be the later of the two.
     async fn final_state(&self, instance: &Instance) -> ContainerState {
-        const LATE: Duration = Duration::from_secs(1);
+        const LATE: Duration = Duration::from_secs(3);
         let last = Mutex::new(ContainerState::default());
         let told = poll(LATE, || async {
             let inspected = self.inner.docker.inspect_container(&instance.name, None).await;

@@ -24,6 +24,8 @@ use std::rc::Rc;
 
 /// Asks for nothing but that what comes beside is closed.
 const LET_GO: u8 = u8::MAX;
+/// With the kind: without a process in it.
+const ALONE: u8 = 0x40;
 /// The longest message with a form. One that is longer has no process made ahead.
 const LONGEST: usize = 64 << 10;
 /// The length of an answer: the kind, then the id of the process in the namespace, or 0.
@@ -36,6 +38,8 @@ pub(super) struct Maker {
     pidfd: OwnedFd,
     /// What it was asked for and has not been taken yet.
     asked: Option<Kind>,
+    /// Whether with a process.
+    with_process: bool,
     /// The form of the processes it makes.
     form: Option<Rc<Form>>,
 }
@@ -55,16 +59,17 @@ impl Maker {
             run(theirs.as_fd(), home, devices)
         });
         let process = process.call(|| "clone3(0)".to_owned()).trying(doing)?;
-        Ok(Self { socket, pidfd: process.pidfd, asked: None, form: None })
+        Ok(Self { socket, pidfd: process.pidfd, asked: None, with_process: false, form: None })
     }
 
-    /// Asks for a namespace of this kind with a process of this form in it, unless it makes one already. Fails when it is
-    /// gone.
+    /// Asks for a namespace of this kind, with a process of this form in it if one is given, unless it makes one already.
+    /// Fails when it is gone.
     pub(super) fn ask(&mut self, kind: Kind, form: Option<&Rc<Form>>) -> Result<(), Errno> {
         if self.asked.is_some() {
             return Ok(());
         }
-        let mut message = vec![kind.number()];
+        self.with_process = form.is_some();
+        let mut message = vec![if self.with_process { kind.number() } else { kind.number() | ALONE }];
         if let Some(form) = form.filter(|form| self.form.as_ref() != Some(*form)) {
             let text = serde_json::to_vec(&**form).unwrap_or_default();
             if text.len() < LONGEST {
@@ -106,7 +111,8 @@ impl Maker {
             let (Some(pidfd), Some(socket), Some(report)) = parts else { return Err(Errno::BADMSG) };
             ahead = Some(Ahead::of_parts(pid, [pidfd, socket, report]));
         }
-        let (form, sockets) = (self.form.clone(), descriptors.collect());
+        let form = self.form.clone().filter(|_| self.with_process);
+        let sockets = descriptors.collect();
         Ok(Some(Prepared { namespace, kind, ahead, form, sockets }))
     }
 }
@@ -141,8 +147,8 @@ fn run(socket: BorrowedFd<'_>, home: BorrowedFd<'_>, devices: Option<BorrowedFd<
         if let Some(form) = form.as_ref().filter(|_| small.is_none()) {
             small = Some(Ahead::leave_mounts(form, devices).is_ok());
         }
-        let form = form.as_ref().filter(|_| small == Some(true));
-        let made = Kind::from_number(kind).and_then(|kind| new_namespace(home, kind, None).ok());
+        let form = form.as_ref().filter(|_| small == Some(true) && kind & ALONE == 0);
+        let made = Kind::from_number(kind & !ALONE).and_then(|kind| new_namespace(home, kind, None).ok());
         let ahead = made.as_ref().zip(form).and_then(|(made, form)| make_ahead(made, form, home));
         let parts = ahead.as_ref().and_then(Ahead::parts);
         let (pid, parts) = parts.map_or((0, Vec::new()), |(pid, parts)| (pid, parts.to_vec()));

@@ -299,7 +299,8 @@ impl Networks {
         // alone is not kept waiting for a processor, but has its successor made when it is started.
         let rested = std::mem::take(&mut self.rested);
         if ready.is_none() || !rested {
-            self.ask_maker();
+            // Without a process in it: where all processors are busy, a fork that waits costs more than it saves.
+            self.ask_maker(false);
         }
         let Prepared { namespace, sockets, ahead, form, .. } = match ready {
             Some(ready) => ready,
@@ -421,16 +422,16 @@ impl Networks {
             self.maker = Maker::start(self.home(), devices).ok();
         }
         self.take_made();
-        // The first one is made before there is a form.
+        // Those of many at once have no process in them, nor has the first one.
         let fits = |spare: &Prepared| spare.kind == self.usual && spare.form.is_some() >= self.form.is_some();
         if !self.spare.as_ref().is_some_and(fits) {
             self.spare = None;
-            self.ask_maker();
+            self.ask_maker(true);
         }
     }
 
-    fn ask_maker(&mut self) {
-        let (usual, form) = (self.usual, self.form.as_ref());
+    fn ask_maker(&mut self, with_process: bool) {
+        let (usual, form) = (self.usual, self.form.as_ref().filter(|_| with_process));
         if self.maker.as_mut().is_some_and(|maker| maker.ask(usual, form).is_err()) {
             self.maker = None;
         }
