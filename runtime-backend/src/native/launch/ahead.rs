@@ -15,22 +15,20 @@
 use super::init::{Init, Stage};
 use super::mounts::{self, Options, Root};
 use super::program::bind_capabilities;
-use super::{Launched, Program, Trouble, Trying, World, reaper};
+use super::{Launched, Program, Trouble, Trying, World, clone_flag, reaper};
 use crate::native::launcher::{MOST_DESCRIPTORS, receive_message, send_message};
 use crate::native::reap::collect;
 use crate::native::seccomp::{self, Filter};
 use crate::native::sys::{self, Called, Clone};
 use libc::sock_filter;
 use oci_spec::runtime::{
-    Capabilities, Linux, LinuxDevice, LinuxNamespace, LinuxNamespaceType, Mount, Process, Root as RootSpec,
-    Spec,
+    Capabilities, Linux, LinuxDevice, LinuxNamespace, LinuxNamespaceType, Mount, Process, Spec,
 };
 use rustix::fs::{Mode, OFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::pipe::PipeFlags;
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
@@ -171,57 +169,34 @@ fn bare_spec(linux: Linux, mounts: Vec<Mount>) -> Spec {
     spec
 }
 
-/// What the waiting process is told: all of the container that is not of its form.
-#[derive(Debug, Deserialize)]
+/// What the waiting process is told.
+#[derive(Debug, Serialize, Deserialize)]
 struct Orders {
-    process: Process,
-    root: Option<RootSpec>,
-    hostname: Option<String>,
-    domainname: Option<String>,
-    mounts: Vec<Mount>,
-    namespaces: Vec<LinuxNamespace>,
-    masked: Vec<String>,
-    read_only: Vec<String>,
-    sysctl: Option<HashMap<String, String>>,
+    /// All of the container that is not of its form.
+    spec: Spec,
     set_groups: bool,
     dead_nodes: bool,
     reaper: bool,
     binds: usize,
 }
 
-/// The same, as it is sent.
-#[derive(Debug, Serialize)]
-struct SentOrders<'a> {
-    process: &'a Process,
-    root: &'a Option<RootSpec>,
-    hostname: &'a Option<String>,
-    domainname: &'a Option<String>,
-    mounts: &'a [Mount],
-    namespaces: &'a [LinuxNamespace],
-    masked: Vec<&'a str>,
-    read_only: Vec<&'a str>,
-    sysctl: &'a Option<HashMap<String, String>>,
-    set_groups: bool,
-    dead_nodes: bool,
-    reaper: bool,
-    binds: usize,
-}
-
-impl Orders {
-    fn spec(&self) -> Spec {
-        let mut linux = Linux::default();
-        linux
-            .set_namespaces(Some(self.namespaces.clone()))
-            .set_devices(None)
-            .set_masked_paths(Some(self.masked.clone()))
-            .set_readonly_paths(Some(self.read_only.clone()))
-            .set_sysctl(self.sysctl.clone());
-        let mut spec = bare_spec(linux, self.mounts.clone());
-        spec.set_root(self.root.clone())
-            .set_hostname(self.hostname.clone())
-            .set_domainname(self.domainname.clone());
-        spec
-    }
+/// What of a spec is not of its form; none if it cannot be begun ahead.
+fn rest(spec: &Spec) -> Option<Spec> {
+    let (linux, (_, mounts)) = (spec.linux().as_ref()?, sorted(spec)?);
+    let own = |paths: &Option<Vec<String>>| Some(select(paths, false).map(str::to_owned).collect());
+    let mut left = Linux::default();
+    left.set_namespaces(Some(own_namespaces(linux)?.clone()))
+        .set_devices(None)
+        .set_resources(None)
+        .set_masked_paths(own(linux.masked_paths()))
+        .set_readonly_paths(own(linux.readonly_paths()))
+        .set_sysctl(linux.sysctl().clone());
+    let mut rest = bare_spec(left, mounts.to_vec());
+    rest.set_process(spec.process().clone())
+        .set_root(spec.root().clone())
+        .set_hostname(spec.hostname().clone())
+        .set_domainname(spec.domainname().clone());
+    Some(rest)
 }
 
 /// A process that waits to be a container's first one. It is a child of the launcher's; dropping this ends it.
@@ -242,18 +217,11 @@ impl Ahead {
         let (socket, theirs) = pair.call(|| "socketpair()".to_owned()).trying(doing)?;
         let pipe = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).call(|| "pipe2(O_CLOEXEC)".to_owned());
         let (report, write) = pipe.trying(doing)?;
-        let flags = form.namespaces.iter().fold(0, |flags, namespace| {
-            flags
-                | match namespace.typ() {
-                    LinuxNamespaceType::Mount => libc::CLONE_NEWNS,
-                    LinuxNamespaceType::Uts => libc::CLONE_NEWUTS,
-                    LinuxNamespaceType::Ipc => libc::CLONE_NEWIPC,
-                    LinuxNamespaceType::Pid => libc::CLONE_NEWPID,
-                    // It is in the container's network already. The namespace of control groups is made when it is in the
-                    // group in which the program will be.
-                    _ => 0,
-                }
-        });
+        // It is in the container's network already. The namespace of control groups is made when it is in the group in which
+        // the program will be.
+        let later = [LinuxNamespaceType::Network, LinuxNamespaceType::Cgroup];
+        let kinds = form.namespaces.iter().map(LinuxNamespace::typ).filter(|kind| !later.contains(kind));
+        let flags = kinds.fold(0, |flags, kind| flags | clone_flag(kind));
         let mut write = Some(write);
         let process = sys::fork_sibling(flags, || match write.take() {
             Some(write) => wait_to_be(form, theirs.as_fd(), write),
@@ -318,18 +286,8 @@ impl Ahead {
         set_groups: bool,
         mut write: impl FnMut() -> Result<(), Trouble>,
     ) -> Option<Result<Launched, Trouble>> {
-        let (process, linux) = (spec.process().as_ref()?, spec.linux().as_ref()?);
-        let (_, mounts) = sorted(spec)?;
-        let orders = SentOrders {
-            process,
-            root: spec.root(),
-            hostname: spec.hostname(),
-            domainname: spec.domainname(),
-            mounts,
-            namespaces: own_namespaces(linux)?,
-            masked: select(linux.masked_paths(), false).collect(),
-            read_only: select(linux.readonly_paths(), false).collect(),
-            sysctl: linux.sysctl(),
+        let orders = Orders {
+            spec: rest(spec)?,
             set_groups,
             dead_nodes: world.dead_nodes,
             reaper: world.reaper,
@@ -462,27 +420,12 @@ fn get_ready(form: &Form) -> Result<(Furniture, Option<Vec<sock_filter>>), Troub
 /// Reads orders that are nobody's. The first time that code runs in a fork, and memory is written to, the kernel has to map
 /// and copy a page, which takes longer than the work.
 fn rehearse(form: &Form) {
-    let process = Process::default();
-    let orders = SentOrders {
-        process: &process,
-        root: &None,
-        hostname: &None,
-        domainname: &None,
-        mounts: &form.mounts,
-        namespaces: &form.namespaces,
-        masked: Vec::new(),
-        read_only: Vec::new(),
-        sysctl: &None,
-        set_groups: false,
-        dead_nodes: true,
-        reaper: false,
-        binds: 0,
-    };
+    let mut spec = form.spec();
+    spec.set_process(Some(Process::default()));
+    let orders = Orders { spec, set_groups: false, dead_nodes: true, reaper: false, binds: 0 };
     let read = serde_json::to_vec(&orders).and_then(|text| serde_json::from_slice::<Orders>(&text));
-    if let Ok(orders) = read {
-        let program = Program::new(&orders.process, None, orders.set_groups);
-        std::hint::black_box((program.is_ok(), orders.spec()));
-    }
+    let process = read.ok().and_then(|orders| orders.spec.process().clone());
+    std::hint::black_box(process.map(|process| Program::new(&process, None, false).is_ok()));
 }
 
 fn become_container(
@@ -492,7 +435,9 @@ fn become_container(
     filter: Option<Vec<sock_filter>>,
     (socket, report): (BorrowedFd<'_>, OwnedFd),
 ) -> i32 {
-    let program = match Program::new(&orders.process, filter, orders.set_groups) {
+    let missing = || Trouble::new("run a program", "the spec has no process");
+    let process = orders.spec.process().as_ref().ok_or_else(missing);
+    let program = match process.and_then(|process| Program::new(process, filter, orders.set_groups)) {
         Ok(program) => program.bound(),
         Err(trouble) => return reaper::tell(&report, &trouble),
     };
@@ -502,7 +447,6 @@ fn become_container(
     else {
         return reaper::tell(&report, &Trouble::new("start the container", "the request has no streams"));
     };
-    let spec = orders.spec();
     let world = World {
         root: root.as_fd(),
         network: None,
@@ -517,7 +461,7 @@ fn become_container(
         furniture: Some(furniture),
         complete: Some(socket),
     };
-    let code = reaper::enter(&Init { spec: &spec, program: &program, world: &world }, report);
+    let code = reaper::enter(&Init { spec: &orders.spec, program: &program, world: &world }, report);
     // Most of the descriptors that are owned here have been closed.
     sys::exit(code)
 }

@@ -1,9 +1,9 @@
 //! The container's first process: from a clone of the launcher to the container's program.
 
 use super::mounts::{self, Root};
-use super::{Launched, Program, Trouble, Trying, World, reaper};
+use super::{Launched, Program, Trouble, Trying, World, clone_flag, reaper};
 use crate::native::sys::{self, Called, Stack};
-use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Mount, Spec};
+use oci_spec::runtime::{LinuxIdMapping, LinuxNamespace, LinuxNamespaceType, Mount, Spec};
 use rustix::fs::OFlags;
 use rustix::mount::{MountAttrFlags, MountPropagationFlags, UnmountFlags};
 use rustix::thread::LinkNameSpaceType;
@@ -86,20 +86,16 @@ impl Init<'_> {
         let linux = self.spec.linux().as_ref();
         let list = linux.and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
         // One with a path is shared, and was entered.
-        list.iter().filter(|namespace| namespace.path().is_none()).fold(0, |flags, namespace| {
-            flags
-                | match namespace.typ() {
-                    LinuxNamespaceType::Mount => libc::CLONE_NEWNS,
-                    // With a group to join, the namespace is made after joining it: its root is where one is then.
-                    LinuxNamespaceType::Cgroup if self.world.cgroups.is_empty() => libc::CLONE_NEWCGROUP,
-                    LinuxNamespaceType::Uts => libc::CLONE_NEWUTS,
-                    LinuxNamespaceType::Ipc => libc::CLONE_NEWIPC,
-                    LinuxNamespaceType::User => libc::CLONE_NEWUSER,
-                    LinuxNamespaceType::Pid => libc::CLONE_NEWPID,
-                    LinuxNamespaceType::Network if self.world.network.is_none() => libc::CLONE_NEWNET,
-                    _ => 0,
-                }
-        })
+        let own = list.iter().filter(|namespace| namespace.path().is_none()).map(LinuxNamespace::typ);
+        let new = own.filter(|kind| match kind {
+            // With a group to join, the namespace is made after joining it: its root is where one is then.
+            LinuxNamespaceType::Cgroup => self.world.cgroups.is_empty(),
+            LinuxNamespaceType::Network => self.world.network.is_none(),
+            // A container's declaration cannot ask for one.
+            LinuxNamespaceType::Time => false,
+            _ => true,
+        });
+        new.fold(0, |flags, kind| flags | clone_flag(kind))
     }
 
     fn has_namespace(&self, kind: LinuxNamespaceType) -> bool {

@@ -28,6 +28,7 @@ pub(crate) use join::{Joined, Joining, join};
 pub(crate) use program::{Program, terminal_size};
 
 use super::sys::{CallError, Clone};
+use oci_spec::runtime::LinuxNamespaceType;
 use rustix::thread::LinkNameSpaceType;
 use serde::{Deserialize, Serialize};
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -72,6 +73,21 @@ pub(crate) struct Join {
     pub(crate) home: OwnedFd,
     /// The kind.
     pub(crate) kind: LinkNameSpaceType,
+}
+
+/// The flag of clone(2) for a new namespace of this kind.
+pub(crate) fn clone_flag(kind: LinuxNamespaceType) -> i32 {
+    match kind {
+        LinuxNamespaceType::Mount => libc::CLONE_NEWNS,
+        LinuxNamespaceType::Cgroup => libc::CLONE_NEWCGROUP,
+        LinuxNamespaceType::Uts => libc::CLONE_NEWUTS,
+        LinuxNamespaceType::Ipc => libc::CLONE_NEWIPC,
+        LinuxNamespaceType::User => libc::CLONE_NEWUSER,
+        LinuxNamespaceType::Pid => libc::CLONE_NEWPID,
+        LinuxNamespaceType::Network => libc::CLONE_NEWNET,
+        // CLONE_NEWTIME of linux/sched.h.
+        LinuxNamespaceType::Time => 0x80,
+    }
 }
 
 /// A launched process.

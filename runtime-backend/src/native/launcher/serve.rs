@@ -18,7 +18,7 @@ use crate::native::seccomp::{self, Filter, Policy};
 use crate::native::stacked::{Stacking, VARIABLE, is_refusal};
 use crate::native::sys::{self, CallError, Called, Clone, Stack};
 use libc::sock_filter;
-use oci_spec::runtime::{Linux, LinuxNamespaceType, Mount, Process, Spec};
+use oci_spec::runtime::{Linux, LinuxNamespace, LinuxNamespaceType, Mount, Process, Spec};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
@@ -1005,16 +1005,7 @@ fn split_streams(mut descriptors: Vec<OwnedFd>) -> Result<([OwnedFd; 3], Vec<Own
 /// The namespaces a further process joins by the first one's pidfd; the pid namespace is joined in another way.
 fn joined_namespaces(linux: Option<&Linux>) -> u32 {
     let list = linux.and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
-    list.iter().fold(0, |flags, namespace| {
-        flags
-            | match namespace.typ() {
-                LinuxNamespaceType::Mount => libc::CLONE_NEWNS,
-                LinuxNamespaceType::Cgroup => libc::CLONE_NEWCGROUP,
-                LinuxNamespaceType::Uts => libc::CLONE_NEWUTS,
-                LinuxNamespaceType::Ipc => libc::CLONE_NEWIPC,
-                LinuxNamespaceType::User => libc::CLONE_NEWUSER,
-                LinuxNamespaceType::Network => libc::CLONE_NEWNET,
-                _ => 0,
-            } as u32
-    })
+    let kinds = list.iter().map(LinuxNamespace::typ);
+    let joined = kinds.filter(|kind| !matches!(kind, LinuxNamespaceType::Pid | LinuxNamespaceType::Time));
+    joined.fold(0, |flags, kind| flags | launch::clone_flag(kind) as u32)
 }

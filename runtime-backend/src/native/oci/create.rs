@@ -7,7 +7,7 @@ use super::talk::{Line, Word};
 use super::{
     Result, checks, console, failed, filter, groups, home, hooks, ids, invalid, label, mounts, nodes, notify,
 };
-use crate::native::launch::{Program, Trouble, Trying};
+use crate::native::launch::{Program, Trouble, Trying, clone_flag};
 use crate::native::sys::{self, Called};
 use oci_spec::runtime::{LinuxDevice, LinuxNamespace, LinuxNamespaceType, Spec};
 use rustix::thread::LinkNameSpaceType;
@@ -240,21 +240,11 @@ fn born(spec: &Spec, first: &First<'_>, line: &Line) -> std::result::Result<Born
 }
 
 fn new_namespaces(list: &[LinuxNamespace]) -> i32 {
-    let new = list.iter().filter(|namespace| namespace.path().is_none());
-    new.fold(0, |flags, namespace| {
-        flags
-            | match namespace.typ() {
-                LinuxNamespaceType::Mount => libc::CLONE_NEWNS,
-                LinuxNamespaceType::Uts => libc::CLONE_NEWUTS,
-                LinuxNamespaceType::Ipc => libc::CLONE_NEWIPC,
-                LinuxNamespaceType::User => libc::CLONE_NEWUSER,
-                LinuxNamespaceType::Pid => libc::CLONE_NEWPID,
-                LinuxNamespaceType::Network => libc::CLONE_NEWNET,
-                LinuxNamespaceType::Time => 0x80,
-                // Made after its control groups have been joined: its root is where one is then.
-                LinuxNamespaceType::Cgroup => 0,
-            }
-    })
+    // That of control groups is made after its groups have been joined: its root is where one is then.
+    let new = list
+        .iter()
+        .filter(|namespace| namespace.path().is_none() && namespace.typ() != LinuxNamespaceType::Cgroup);
+    new.fold(0, |flags, namespace| flags | clone_flag(namespace.typ()))
 }
 
 type Joined = (LinkNameSpaceType, OwnedFd, PathBuf);
